@@ -1,0 +1,40 @@
+# Everything here needs only python3 with venv and pip; each target makes what it lacks and skips what is done.
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+PYTHON3 ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format type clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $@
+
+install: $(READY)  ## make .venv with vae_lab and its development tools
+
+demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download
+	$(BIN)/python -m vae_lab.train name=demo data=digits latent_dim=2 trainer.max_epochs=30 print_every=5
+
+test: lint type  ## ruff, mypy and pytest
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## ruff, mending what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(READY)  ## mypy, strict on src
+	$(BIN)/mypy
+
+clean:  ## remove .venv and every cache; outputs/ and data/ stay
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""How a checkpoint is written and read: tensors and plain values, never code."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from vae_lab.errors import DataError
+
+
+def writers(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
+    """Return the callbacks that keep `last.ckpt` and, where a metric can tell, `best.ckpt`.
+
+    Args:
+        folder: of the checkpoints.
+        monitor: `val/elbo`, of which more is better, or `val/mse`, of which less is; None without validation.
+    """
+    last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    if monitor is None:
+        return [last]
+    best = ModelCheckpoint(
+        dirpath=folder,
+        filename="best",
+        monitor=monitor,
+        mode="min" if monitor == "val/mse" else "max",
+        enable_version_counter=False,
+    )
+    return [best, last]
+
+
+def find(folder: Path, name: str = "best") -> Path:
+    """Return the path of the checkpoint `name`, or of `last` where there is no `best`.
+
+    Raises:
+        DataError: where there is none.
+    """
+    for stem in (name, "last") if name == "best" else (name,):
+        path = folder / f"{stem}.ckpt"
+        if path.exists():
+            return path
+    raise DataError(f"{folder} holds no checkpoint {name}.ckpt")
+
+
+def restore(module: torch.nn.Module, path: Path) -> None:
+    """Load a checkpoint's weights into a module, on the device that it is on.
+
+    Raises:
+        DataError: where the checkpoint is damaged, holds more than tensors and plain values, or another model.
+    """
+    try:
+        module.load_state_dict(read(path)["state_dict"])
+    except RuntimeError as error:
+        raise DataError(f"checkpoint {path} is of another model: {str(error).splitlines()[-1].strip()}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content on the CPU, without running any code from it.
+
+    Raises:
+        DataError: where it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise DataError(f"checkpoint {path} holds more than tensors and plain values, or is damaged") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(f"checkpoint {path} is damaged: {type(error).__name__}") from error

@@ -1,0 +1,143 @@
+"""What the command lines share: from their arguments to a configuration, from an error to a line and an exit code.
+
+Nothing heavy is imported here, so that `--help`, `--cfg job` and tab completion answer at once.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from vae_lab.config import Config
+from vae_lab.errors import ConfigError, VaeLabError
+
+PACKAGE = Path(__file__).resolve().parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())  # a wheel, a checkout
+
+Job = Callable[[DictConfig, Path, Sequence[str]], object]
+
+
+def run_dir(resume: str | None, parent: str) -> str:
+    """Return the directory of a run: its own when it goes on, else one that no other run has."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
+    return resume or f"{parent}/{now}-{secrets.token_hex(2)}"
+
+
+def job_dir(overrides: str) -> str:
+    """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line."""
+    name = re.sub(r"[^\w.+-]+", "-", overrides, flags=re.ASCII).strip("-.") or "defaults"
+    return name if len(name) <= 120 else f"{name[:110]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
+ConfigStore.instance().store("schema", Config)
+
+
+def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """Return what a command line would be given: the configuration, and the directory of its run.
+
+    Raises:
+        ConfigError: for an unknown option or key, or a value of the wrong type.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
+            config = hydra.compose(name, list(overrides), return_hydra_config=True)
+        path = Path(config.hydra.run.dir)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    with open_dict(config):
+        del config["hydra"]
+    return config, path
+
+
+def launch(job: Job, name: str) -> NoReturn:
+    """Run `job` on the configuration `conf/<name>.yaml`, or on each one of a sweep, and exit.
+
+    What the user can mend ends in one line on stderr and the exit code of its kind; the traceback is in the run's log,
+    and on the screen with HYDRA_FULL_ERROR=1.
+    """
+    on_screen = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print, and exit with
+    failures: list[Exception] = []
+
+    def task(config: DictConfig) -> None:
+        settings = HydraConfig.get()
+        path = Path(settings.runtime.output_dir)
+        try:
+            job(config, path, settings.overrides.task)
+        except Exception as error:
+            if settings.mode is RunMode.MULTIRUN:
+                write_traceback(path / f"{name}.log", error)
+                raise  # to Hydra, which goes on with the other jobs
+            failures.append(error)
+            if (path / "config.yaml").exists():
+                write_traceback(path / f"{name}.log", error)
+            else:
+                remove_empty(path)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except Exception as error:
+        failures.append(error)
+    if not failures:
+        sys.exit(0)
+    first = failures[0]
+    code = exit_code(first)
+    if on_screen or code == 1:
+        traceback.print_exception(first)
+    print(f"{name}: {explain(first)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def exit_code(error: Exception) -> int:
+    """Return what the shell is told: 1 for a fault of ours, else that of the error's kind."""
+    if isinstance(error, VaeLabError):
+        return error.exit_code
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return ConfigError.exit_code
+    return 1
+
+
+def explain(error: Exception) -> str:
+    """Return one line that says what is wrong and, where Hydra knows, what there is to choose from."""
+    cause = error.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
+        return f"{cause.full_key} is no key: there are {', '.join(sorted(map(str, cause.parent_node)))}"
+    text = str(error)
+    if isinstance(error, OverrideParseException) and error.override not in text:
+        text = f"{error.override}: {text}"
+    if isinstance(cause, OmegaConfBaseException):
+        text += f": {cause}"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        hints = r"In '\w+': |^\s*(full_key|object_type|reference_type|Config search path|provider=|See http).*$"
+        text = re.sub(hints, "", text, flags=re.MULTILINE)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def write_traceback(path: Path, error: Exception) -> None:
+    """Add an error's traceback to a log."""
+    with path.open("a") as file:
+        traceback.print_exception(error, file=file)
+
+
+def remove_empty(path: Path) -> None:
+    """Remove the folders that Hydra made for a run that never began, up to the working directory."""
+    for folder in (path, *path.parents):
+        if folder == Path.cwd() or any(folder.iterdir()):
+            break
+        folder.rmdir()

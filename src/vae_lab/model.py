@@ -1,0 +1,158 @@
+"""The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, kl_divergence
+from torch.func import functional_call
+
+Shape = tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """Images of one step, ready for the model: pixel values in [0, 1], or in {0, 1} where binarized.
+
+    Attributes:
+        input: what the encoder sees, maybe noisy or grey (B, C, H, W).
+        target: what the likelihood scores (B, C, H, W).
+        label: class of each image (B,), int64.
+    """
+
+    input: Tensor
+    target: Tensor
+    label: Tensor
+
+
+class Draw(NamedTuple):
+    """What one pass with K samples gives, and all that an objective may touch. Logarithms are in nats.
+
+    Attributes:
+        z: samples from q (K, B, D), or a tuple of them where the model has several stochastic layers.
+        q: the posterior q(z|x), batch shape (B,), or a tuple of them.
+        p: the likelihood p(x|z), batch shape (K, B).
+        log_likelihood: log p(x|z) (K, B).
+        log_prior: log p(z) (K, B); None for a point posterior.
+        log_posterior: log q(z|x) (K, B); None for a point posterior.
+        kl: KL(q‖p(z)) of each dimension (B, D) where both factorise and torch knows it; else None.
+    """
+
+    z: Tensor | tuple[Tensor, ...]
+    q: Distribution | tuple[Distribution, ...]
+    p: Distribution
+    log_likelihood: Tensor
+    log_prior: Tensor | None = None
+    log_posterior: Tensor | None = None
+    kl: Tensor | None = None
+
+
+class Head(Protocol):
+    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...)."""
+
+    def parameter_shape(self, event_shape: Shape) -> Shape:
+        """Return the shape of the parameters of one event."""
+
+    def __call__(self, parameters: Tensor) -> Distribution:
+        """Return the distribution."""
+
+
+class Conditional(nn.Module):
+    """A distribution over one thing given another: a network, and the head that reads its output.
+
+    Args:
+        network: called with (in_shape, out_shape), gives a module from (N, *in_shape) to (N, *out_shape).
+        head: a module that is a `Head`.
+        in_shape: shape of what is conditioned on.
+        event_shape: shape of what the distribution is over.
+    """
+
+    def __init__(
+        self, network: Callable[[Shape, Shape], nn.Module], head: Head, in_shape: Shape, event_shape: Shape
+    ) -> None:
+        super().__init__()
+        self.in_shape = in_shape
+        self.network = network(in_shape, head.parameter_shape(event_shape))
+        self.head: Any = head
+
+    def forward(self, given: Tensor, detach: bool = False) -> Distribution:
+        """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""
+        return self.distribution(self.outputs(given), detach)
+
+    def outputs(self, given: Tensor) -> Tensor:
+        """Return the network's outputs (..., *parameter_shape) for a tensor (..., *in_shape)."""
+        leading = given.shape[: given.dim() - len(self.in_shape)]
+        flat: Tensor = self.network(given.reshape(-1, *self.in_shape))  # (N, *parameter_shape)
+        return flat.reshape(*leading, *flat.shape[1:])
+
+    def distribution(self, outputs: Tensor, detach: bool = False) -> Distribution:
+        """Return the head's distribution for the network's outputs, computed in float32 or better.
+
+        With `detach` it is the same distribution with the outputs and the head's own weights cut from the graph:
+        its log-probability then has a gradient in its argument alone.
+        """
+        with torch.autocast(outputs.device.type, enabled=False):
+            outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+            if not detach:
+                return self.head(outputs)
+            weights = {name: weight.detach() for name, weight in self.head.named_parameters()}
+            return functional_call(self.head, weights, (outputs.detach(),))
+
+
+class VAE(nn.Module):
+    """Encoder q(z|x), decoder p(x|z) and prior p(z) (Kingma & Welling, arXiv 1312.6114).
+
+    Args:
+        encoder: conditional from images (C, H, W) to latents (D,).
+        decoder: conditional from latents (D,) to images (C, H, W).
+        prior: module that is called with `encode` and returns p(z) with event shape (D,).
+    """
+
+    def __init__(self, encoder: Conditional, decoder: Conditional, prior: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+
+    def encode(self, x: Tensor, detach: bool = False) -> Distribution:
+        """Return q(z|x), batch shape (...), for images (..., C, H, W); `detach` as in `Conditional`."""
+        return self.encoder(x, detach)
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Return p(x|z), batch shape (...), for latents (..., D)."""
+        return self.decoder(z)
+
+    def reconstruct(self, q: Distribution | tuple[Distribution, ...]) -> Distribution:
+        """Return p(x|z) at z = the posterior's mean, batch shape (B,)."""
+        assert isinstance(q, Distribution), "one stochastic layer; a model of several says how it reconstructs"
+        return self.decode(q.mean)
+
+    def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
+        """Sample z from q(z|x) `samples` times and score it; the encoder runs once.
+
+        With `detach` the samples keep their gradient and `log_posterior` has none in the posterior's parameters, as
+        sticking the landing (arXiv 1703.09194) and doubly reparameterized gradients (arXiv 1810.04152) need it.
+        """
+        outputs = self.encoder.outputs(batch.input)
+        q = self.encoder.distribution(outputs)
+        z = q.rsample(torch.Size([samples]))  # (K, B, D)
+        p = self.decode(z)
+        log_likelihood = p.log_prob(batch.target)  # (K, B)
+        scored = self.encoder.distribution(outputs, detach=True) if detach else q
+        try:
+            # scored right after sampling: a transformed distribution that caches need not invert itself
+            log_posterior = scored.log_prob(z)
+        except NotImplementedError:  # torch's word for a distribution without a density
+            return Draw(z, q, p, log_likelihood)
+        prior = self.prior(self.encode)
+        return Draw(z, q, p, log_likelihood, prior.log_prob(z), log_posterior, kl_per_dimension(q, prior))
+
+
+def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
+    """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it."""
+    if not all(isinstance(d, Independent) and d.base_dist.event_shape == () for d in (q, p)):
+        return None
+    try:
+        return kl_divergence(q.base_dist, p.base_dist)  # type: ignore[attr-defined]
+    except NotImplementedError:
+        return None

@@ -1,0 +1,107 @@
+"""The LightningModule: steps, sums, optimizer. It knows neither the model's parts nor the data."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from vae_lab.errors import NonFiniteError
+from vae_lab.metrics import Sums, squared_error
+from vae_lab.model import VAE, Batch
+from vae_lab.objectives import Terms, elbo_terms
+
+
+class VAEModule(LightningModule):
+    """Trains a VAE, and reports ELBO, likelihood, KL and squared error in validation and test.
+
+    Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
+    image; `mse` is that of the mean reconstruction, decoded from the posterior's mean.
+
+    Args:
+        vae: the model.
+        objective: called with (vae, batch, step), returns the loss and terms per image (B,).
+        optimizer: called with the parameters, returns an optimizer.
+        scheduler: called with the optimizer, returns a learning-rate scheduler that steps every epoch; None for none.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]],
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] = torch.optim.Adam,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.objective = objective
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.sums = Sums()  # of the epoch in training
+        self.evaluation = Sums()  # of a validation or a test
+        self.terms: Terms = {}  # of the step in progress, to tell which one is not finite
+        self.numbers: dict[str, float] = {}  # the latest of each stage: train/loss, val/elbo, …
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer over all parameters, and the scheduler where there is one."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        loss, self.terms = self.objective(self.vae, batch, self.global_step)
+        self.sums.add({"loss": loss.expand(len(batch.label)), **self.terms})
+        if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
+            self.log("loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Stop before a loss that is not finite reaches the weights.
+
+        Raises:
+            NonFiniteError: names the step and the terms.
+        """
+        if not torch.isfinite(loss):
+            wrong = [name for name, term in self.terms.items() if not torch.isfinite(term).all()] or ["loss"]
+            raise NonFiniteError(
+                f"{', '.join(wrong)} not finite at step {self.global_step} (epoch {self.current_epoch + 1}): "
+                "stopped before the weights changed; try a smaller optimizer.lr or trainer.gradient_clip_val"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch, as one row with what its validation gave."""
+        self._log("train", self.sums)
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch + 1, **self.numbers}, step=self.global_step)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up the terms of one batch."""
+        self.evaluation.add(self.evaluate(batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up the terms of one batch."""
+        self.evaluation.add(self.evaluate(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all images."""
+        self._log("val", self.evaluation)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all images."""
+        self._log("test", self.evaluation)
+
+    def evaluate(self, batch: Batch) -> Terms:
+        """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL."""
+        draw = self.vae.draw(batch)
+        reconstruction = self.vae.reconstruct(draw.q)
+        return {**elbo_terms(draw), "mse": squared_error(reconstruction.mean, batch.target)}
+
+    def _log(self, stage: str, sums: Sums) -> None:
+        means = sums.means(lambda total: self.trainer.strategy.reduce(total, reduce_op="sum"))
+        numbers = {f"{stage}/{name}": mean for name, mean in means.items()}
+        self.numbers |= numbers
+        self.log_dict(numbers, logger=False)  # for callbacks; the loggers get the row of an epoch as a whole

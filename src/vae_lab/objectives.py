@@ -1,0 +1,85 @@
+"""Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from vae_lab.model import VAE, Batch, Draw
+
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """β-VAE objective: loss = mean over images of β · KL(q‖p) - E_q[log p(x|z)] (arXiv 1312.6114, 1606.05579).
+
+    The term named `elbo` is at β = 1 whatever β the loss has.
+
+    Args:
+        beta: weight of the KL in the loss, at least 0.
+        warmup_steps: optimizer steps over which the weight rises linearly from 0 to `beta`; 0 for none.
+        kl: `analytic` takes the closed form where there is one, `sampled` takes log q(z|x) - log p(z).
+        samples: number of z that the expectation is estimated from.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    needs_density: ClassVar[bool] = True
+
+    beta: float = 1.0
+    warmup_steps: int = 0
+    kl: Literal["analytic", "sampled"] = "analytic"
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"beta={self.beta} must be a finite number of at least 0")
+        if not self.warmup_steps >= 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be at least 0")
+        if self.kl not in ("analytic", "sampled"):
+            raise ValueError(f"kl={self.kl} must be analytic or sampled")
+        if not self.samples >= 1:
+            raise ValueError(f"samples={self.samples} must be at least 1")
+
+    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+        """Return the loss and `elbo`, `log_likelihood`, `kl` for the optimizer step `step`, the first being 0."""
+        terms = elbo_terms(vae.draw(batch, self.samples), self.kl == "analytic")
+        loss = (self.beta_at(step) * terms["kl"] - terms["log_likelihood"]).mean()
+        return loss, terms
+
+    def beta_at(self, step: int) -> float:
+        """Return the weight of the KL at an optimizer step."""
+        return self.beta * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.beta
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Autoencoder objective: loss = mean over images of -log p(x|z), with no weight on the posterior."""
+
+    needs_density: ClassVar[bool] = False
+
+    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+        """Return the loss and `log_likelihood`."""
+        log_likelihood = vae.draw(batch).log_likelihood.mean(0)
+        return -log_likelihood.mean(), {"log_likelihood": log_likelihood}
+
+
+def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
+    """Return `elbo`, `log_likelihood` and `kl` of each image (B,) at β = 1, in nats, averaged over the samples.
+
+    For a point posterior only `log_likelihood` is there: it has no KL, and so no bound.
+
+    Args:
+        draw: one pass of the model.
+        analytic: take the closed form of the KL where there is one, rather than its estimate from the samples.
+    """
+    log_likelihood = draw.log_likelihood.mean(0)
+    if draw.log_posterior is None or draw.log_prior is None:
+        return {"log_likelihood": log_likelihood}
+    if analytic and draw.kl is not None:
+        kl = draw.kl.sum(-1)
+    else:
+        kl = (draw.log_posterior - draw.log_prior).mean(0)
+    return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}

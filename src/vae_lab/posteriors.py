@@ -1,0 +1,85 @@
+"""Posterior heads: from an encoder's output to the distribution q(z|x) over the last axis.
+
+A head says which parameter shape it needs for an event shape, and turns parameters (..., *parameter_shape)
+into a distribution with batch shape (...) and that event shape.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Normal as NormalDistribution
+from torch.nn import functional
+
+MAX_LOG_SCALE = 10.0  # scales stay between e^-10 and e^10, so that no density or KL overflows
+
+
+class Normal(nn.Module):
+    """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
+
+    The parameters are the mean and, beside it, either log σ² or, for `softplus`, the ρ of σ = 1e-6 + softplus(ρ).
+    Either way σ is bounded by e^10.
+
+    Args:
+        scale: `log_variance` or `softplus`.
+
+    Raises:
+        ValueError: for any other `scale`.
+    """
+
+    has_density = True
+
+    def __init__(self, scale: Literal["log_variance", "softplus"] = "log_variance") -> None:
+        super().__init__()
+        if scale not in ("log_variance", "softplus"):
+            raise ValueError(f"scale={scale} must be log_variance or softplus")
+        self.softplus = scale == "softplus"
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (2·D,) for the event shape (D,)."""
+        return (2 * event_shape[0],)
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return q with batch shape (...) and event shape (D,) from parameters (..., 2·D)."""
+        mean, spread = parameters.chunk(2, dim=-1)
+        if self.softplus:
+            scale = (1e-6 + functional.softplus(spread)).clamp(max=torch.e**MAX_LOG_SCALE)
+        else:
+            scale = (spread / 2).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
+        return Independent(NormalDistribution(mean, scale, validate_args=False), 1, validate_args=False)
+
+
+class Point(nn.Module):
+    """A single point in place of a distribution: what makes an autoencoder of a VAE."""
+
+    has_density = False
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the event shape itself."""
+        return event_shape
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return the point with batch shape (...) and event shape (D,) from parameters (..., D)."""
+        return PointMass(parameters)
+
+
+class PointMass(Distribution):
+    """All mass at `location` (..., D); it can be sampled, and has no density."""
+
+    arg_constraints = {"location": constraints.real_vector}  # noqa: RUF012
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, location: Tensor) -> None:
+        self.location = location
+        super().__init__(location.shape[:-1], location.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The location (..., D)."""
+        return self.location
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Return the location, repeated to (*sample_shape, ..., D)."""
+        return self.location.expand(self._extended_shape(torch.Size(sample_shape)))

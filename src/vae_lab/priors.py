@@ -1,0 +1,24 @@
+"""Priors: modules that are called with `encode` and return p(z). Only a VampPrior looks at its argument."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+
+class StandardNormal(nn.Module):
+    """p(z) = N(0, I) over D = latent_dim dimensions."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        # not in checkpoints: nothing is learned, they only follow the module's device and dtype
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        """Return p with event shape (D,); the encoder is not asked."""
+        return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)

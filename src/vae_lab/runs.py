@@ -1,0 +1,191 @@
+"""A run's directory: create it, find out what it holds, and make objects of its configuration."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+
+from vae_lab import checkpoints
+from vae_lab.config import binarization, check
+from vae_lab.data import ImageData
+from vae_lab.errors import ConfigError, DataError
+from vae_lab.model import VAE, Conditional
+from vae_lab.module import VAEModule
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and what came of it.
+
+    Attributes:
+        path: the directory that holds everything about it.
+        config: its whole configuration, resolved.
+        module: the model with the weights of the best checkpoint.
+        data: the data, read on the first call of `data.setup()`.
+        metrics: the final numbers, as in `metrics.json`; empty where the training has not ended.
+    """
+
+    path: Path
+    config: DictConfig
+    module: VAEModule
+    data: ImageData
+    metrics: dict[str, Any]
+
+
+@rank_zero_only
+def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
+    """Write what a run begins with: its resolved configuration, and what was said on the command line."""
+    with writable(path):
+        for folder in (path / ".hydra", path / "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
+        OmegaConf.save(config, path / ".hydra" / "config.yaml")
+        OmegaConf.save(config, path / "config.yaml", resolve=True)
+
+
+@rank_zero_only
+def finish(path: Path, metrics: dict[str, Any]) -> None:
+    """Write the final numbers, which also say that the run has ended."""
+    (path / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+
+
+def is_new(path: Path) -> bool:
+    """Tell whether a directory holds no run yet."""
+    return not (path / "config.yaml").exists()
+
+
+def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Run:
+    """Return a run from its directory, wherever that was moved, with the weights on a device.
+
+    Args:
+        path: the run's directory.
+        checkpoint: `best` (which is `last` where nothing was validated) or `last`.
+        device: such as `cpu` or `cuda`.
+
+    Raises:
+        DataError: where the directory is no run, or its checkpoint is missing or damaged.
+    """
+    path = Path(path)
+    config = stored_config(path)
+    check(config)
+    module = build_module(config).to(device).eval()
+    checkpoints.restore(module, checkpoints.find(path / "checkpoints", checkpoint))
+    return Run(path, config, module, build_data(config), stored_metrics(path))
+
+
+def stored_config(path: Path) -> DictConfig:
+    """Return the configuration that a run was made with.
+
+    Raises:
+        DataError: where the directory is no run.
+    """
+    try:
+        config = OmegaConf.load(path / "config.yaml")
+    except OSError as error:
+        raise DataError(f"{path} is no run: it holds no config.yaml") from error
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def stored_metrics(path: Path) -> dict[str, Any]:
+    """Return the final numbers of a run, empty where it has not ended."""
+    file = path / "metrics.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration of the run `config.resume`, with the values that the command line changes.
+
+    Raises:
+        ConfigError: where the command line chooses a part: a run goes on with its own.
+        DataError: where the directory is no run.
+    """
+    stored = stored_config(Path(config.resume))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key == "resume" or key.startswith("hydra"):
+            continue
+        if OmegaConf.select(stored, key, default=None) is None or OmegaConf.is_dict(OmegaConf.select(stored, key)):
+            raise ConfigError(f"{key} cannot change with resume={config.resume}: a run goes on with its own parts")
+        OmegaConf.update(stored, key, override.value())
+    stored.resume = config.resume
+    return stored
+
+
+def differences(path: Path, config: DictConfig) -> list[str]:
+    """Return what differs between the run that a directory holds and a configuration, one line a key."""
+    old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
+    keys = sorted((old.keys() | new.keys()) - {"resume", "print_every"})
+    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of nested dictionaries, and their values."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def build_module(config: DictConfig) -> VAEModule:
+    """Return the module that a configuration describes, with fresh weights.
+
+    Raises:
+        ConfigError: where a part refuses its values; names the group.
+    """
+    image, latent = tuple(config.data.shape), (config.latent_dim,)
+    posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
+    with blame("encoder"):
+        encoder = Conditional(build(config, "encoder"), posterior, image, latent)
+    with blame("decoder"):
+        decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
+    return VAEModule(
+        VAE(encoder, decoder, prior),
+        build(config, "objective"),
+        build(config, "optimizer"),
+        build(config, "scheduler") or None,
+    )
+
+
+def build_data(config: DictConfig) -> ImageData:
+    """Return the data that a configuration describes, not read yet."""
+    return build(config, "data", binarize=binarization(config), noise=build(config, "noise"))
+
+
+def build(config: DictConfig, group: str, **more: Any) -> Any:
+    """Return what a group describes: an object, or a call that waits for its arguments.
+
+    Raises:
+        ConfigError: where the group's class refuses a value.
+    """
+    with blame(group):
+        return instantiate(config[group], **more, _convert_="all")
+
+
+@contextmanager
+def blame(group: str) -> Iterator[None]:
+    """Name the group of the configuration whose values a part refuses."""
+    try:
+        yield
+    except InstantiationException as error:
+        raise ConfigError(f"{group}: {error.__cause__ or error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{group}: {error}") from error

@@ -1,0 +1,182 @@
+"""Train one model: `python -m vae_lab.train model=bernoulli_mlp latent_dim=2`."""
+
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from vae_lab.commandline import compose, launch
+from vae_lab.config import check, has_density
+from vae_lab.errors import ConfigError
+
+if TYPE_CHECKING:  # heavy, and not for --help
+    from vae_lab.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def train(overrides: Sequence[str] = ()) -> "Run":
+    """Train as the command line does, and return the run: its metrics, module, data and path.
+
+    Args:
+        overrides: what would stand on the command line, such as `["model=ae_mlp", "latent_dim=2", "data=digits"]`.
+
+    Raises:
+        ConfigError: for a value, or a combination of values, that cannot work.
+        DataError: where data, or a run to go on with, are missing or damaged.
+        NonFiniteError: where the loss stops being a number.
+    """
+    config, path = compose("train", overrides)
+    return run(config, path, overrides)
+
+
+def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
+    """Train what a configuration describes, in the directory `path`; a run that has ended there is loaded."""
+    check(config)
+
+    from vae_lab import runs
+
+    if config.resume is not None:
+        config = runs.resumed_config(config, overrides)
+        check(config)
+    if not runs.is_new(path):
+        changed = runs.differences(path, config)
+        if changed and config.resume is None:
+            raise ConfigError(
+                f"{path} holds a run of other settings ({changed[0]}): "
+                f"give another name or hydra.run.dir, or go on with it by resume={path}"
+            )
+        if not changed and runs.stored_metrics(path):
+            log.info("%s has ended before: nothing to train", path)
+            return runs.load(path)
+    with quiet():
+        return fit(config, path, overrides)
+
+
+def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
+    """Build, train from the last checkpoint where there is one, test the best, and write down the numbers."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from vae_lab import checkpoints, loggers, runs
+    from vae_lab.callbacks import Clock
+
+    # everything that can be refused is built before data are read, and data are read before anything is written
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    module, data = runs.build_module(config), runs.build_data(config)
+    clock = Clock()
+    monitor = None
+    if config.data.val_fraction:
+        monitor = "val/elbo" if has_density(config) else "val/mse"
+    bar = config.trainer.enable_progress_bar
+    if bar is None:
+        bar = sys.stdout.isatty()
+    lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
+    trainer: pl.Trainer = runs.build(
+        config,
+        "trainer",
+        default_root_dir=str(path),
+        callbacks=[
+            clock,
+            *checkpoints.writers(path / "checkpoints", monitor),
+            *runs.build(config, "callbacks").values(),
+        ],
+        logger=[loggers.Curves(path / "metrics.csv"), *lines, *runs.build(config, "logger").values()],
+        enable_progress_bar=bar,
+    )
+    data.prepare_data()
+    data.setup()
+    runs.create(path, config, overrides)
+
+    say = rank_zero_only(log.info)
+    weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
+    say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
+    last = path / "checkpoints" / "last.ckpt"
+    started = time.perf_counter()
+    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
+    seconds = time.perf_counter() - started
+    if not last.exists():
+        say(f"nothing was trained: trainer.max_epochs={config.trainer.max_epochs}")
+        trainer.save_checkpoint(last)
+
+    checkpoint = checkpoints.find(path / "checkpoints")
+    checkpoints.restore(module, checkpoint)
+    trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    results = {name: value for name, value in module.numbers.items() if name.startswith(("val/", "test/"))}
+    metrics = {
+        **results,
+        "checkpoint": checkpoint.name,
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "seconds": seconds,
+        "images_per_second": clock.images / clock.seconds if clock.seconds else None,
+        **provenance(),
+    }
+    runs.finish(path, metrics)
+    for name, value in results.items():
+        say(f"{name:20} {value:12.6g}")
+    say(f"results are in {path}")
+    return runs.Run(path, config, module.eval(), data, metrics)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence, for a while, what Lightning says on every run and nobody can act on."""
+    lightning = logging.getLogger("pytorch_lightning")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for said in (
+            "does not have many workers",
+            "smaller than the logging interval",
+            "treespec",
+            "is not empty",
+            ".*sync_dist",
+            ".*across ranks is zero",
+        ):
+            warnings.filterwarnings("ignore", f".*{said}")
+        try:
+            yield
+        finally:
+            lightning.setLevel(level)
+
+
+def provenance() -> dict[str, Any]:
+    """Return what the numbers were made with: versions of the packages, and the revision of a checkout."""
+    packages = ("vae-lab", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    return {
+        "git/revision": revision(),
+        "version/python": platform.python_version(),
+        **{f"version/{package}": metadata.version(package) for package in packages},
+    }
+
+
+def revision() -> str | None:
+    """Return the git revision of the source, with `-dirty` where files have changed; None where it is no checkout."""
+    source = Path(__file__).resolve().parent
+    if not (source.parents[1] / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def main() -> None:
+    """Run the command line."""
+    launch(run, "train")
+
+
+if __name__ == "__main__":
+    main()

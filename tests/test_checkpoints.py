@@ -1,0 +1,52 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vae_lab import checkpoints
+from vae_lab.errors import DataError
+
+
+def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no checkpoint"):
+        checkpoints.find(tmp_path)
+    (tmp_path / "last.ckpt").touch()
+    assert checkpoints.find(tmp_path).name == "last.ckpt"
+    (tmp_path / "best.ckpt").touch()
+    assert checkpoints.find(tmp_path).name == "best.ckpt"
+    assert checkpoints.find(tmp_path, "last").name == "last.ckpt"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save({"state_dict": nn.Linear(50, 50).state_dict()}, file)
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    with pytest.raises(DataError, match="damaged"):
+        checkpoints.read(file)
+
+
+class Harm:
+    """Code that a checkpoint might carry."""
+
+    def __reduce__(self) -> tuple:
+        return (Path("harmed").touch, ())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [torch.save, lambda harm, file: file.write_bytes(pickle.dumps(harm))])
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, save: callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save({"state_dict": Harm()}, tmp_path / "last.ckpt")
+    with pytest.raises(DataError):
+        checkpoints.read(tmp_path / "last.ckpt")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": nn.Linear(3, 4).state_dict()}, tmp_path / "last.ckpt")
+    checkpoints.restore(nn.Linear(3, 4), tmp_path / "last.ckpt")
+    with pytest.raises(DataError, match="another model"):
+        checkpoints.restore(nn.Linear(3, 5), tmp_path / "last.ckpt")

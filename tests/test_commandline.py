@@ -1,0 +1,158 @@
+"""The command line from outside, in a process of its own: what it prints, leaves behind and exits with."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from vae_lab.commandline import job_dir, run_dir
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
+def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path, model: str) -> None:
+    done = command(*SMALL, f"model={model}", "latent_dim=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (run,) = (tmp_path / "outputs" / "vae").iterdir()
+    assert done.stdout.splitlines()[-1] == f"results are in {run}"
+    assert re.fullmatch(r"[\w.-]+", run.name)
+    assert done.stdout.count("epoch ") == 2
+    assert (run / "train.log").read_text().count("epoch ") == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert ("test/elbo" in metrics) == (model != "ae_mlp")
+    assert "test/mse" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["model=foo"], 2, "ae_mlp"),
+        (["latent_dim=abc"], 2, "latent_dim=abc"),
+        (["latent_dim=0"], 2, "latent_dim=0 must be a whole number of at least 1"),
+        (["latent_dim=-3"], 2, "latent_dim=-3 must be"),
+        (["epochs=3"], 2, "epochs is no key"),
+        (["data=digits", "data.binarize=none"], 2, "data.binarize=none"),
+        (["data=digits", "encoder.activation=Foo"], 2, "encoder: activation=Foo"),
+        (["data=digits", "data.batch_size=1500"], 2, "data.batch_size=1500"),
+        (["data=digits", "trainer.accelerator=tpu"], 2, "trainer: "),
+        ([], 3, "data.root=data"),
+        ([], 3, "data=digits"),
+        (["resume=nowhere"], 3, "nowhere is no run"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(
+    command: Command, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    done = command(*arguments)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_traceback_is_on_the_screen_when_asked(command: Command) -> None:
+    done = command("latent_dim=0", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_sweep_has_a_directory_for_each_job_and_is_started_again_for_nothing(
+    command: Command, tmp_path: Path
+) -> None:
+    sweep = ("-m", *SMALL, "latent_dim=2,5", "name=sizes", "encoder.activation=[Tanh]")
+    done = command(*sweep)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.name for path in (tmp_path / "outputs" / "sizes").iterdir() if path.is_dir())
+    assert len(runs) == 2
+    for size, name in zip((2, 5), runs, strict=True):
+        assert f"latent_dim-{size}" in name
+        assert not set(name) & set("=, [")
+        path = tmp_path / "outputs" / "sizes" / name
+        assert "test/elbo" in json.loads((path / "metrics.json").read_text())
+        assert f"latent_dim: {size}\n" in (path / "config.yaml").read_text()
+    again = command(*sweep)
+    assert again.returncode == 0
+    assert again.stdout.count("has ended before") == 2
+    assert "epoch " not in again.stdout
+
+
+def test_a_job_that_fails_leaves_the_others_and_its_traceback(command: Command, tmp_path: Path) -> None:
+    done = command("-m", *SMALL, "latent_dim=0,2", "hydra.sweep.dir=sweep")
+    assert done.returncode != 0
+    assert "latent_dim=0 must be" in done.stderr
+    bad, good = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert "Traceback" in (bad / "train.log").read_text()
+    assert (good / "metrics.json").exists()
+
+
+def test_a_run_goes_on_in_its_own_directory(command: Command, tmp_path: Path) -> None:
+    assert command(*SMALL, "hydra.run.dir=run").returncode == 0
+    done = command("resume=run", "trainer.max_epochs=3")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/3" in done.stdout
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_two_processes_count_every_image_once(command: Command, tmp_path: Path) -> None:
+    options = ("data=digits", "model=ae_mlp", "trainer.max_epochs=0", "trainer.precision=64-true")
+    numbers = []
+    for devices in (1, 2):
+        done = command(*options, f"trainer.devices={devices}", "trainer.accelerator=cpu", f"hydra.run.dir=run{devices}")
+        assert done.returncode == 0, done.stderr
+        numbers.append(json.loads((tmp_path / f"run{devices}" / "metrics.json").read_text()))
+    for name in ("val/mse", "test/mse", "test/log_likelihood"):
+        assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_answers_at_once(command: Command, arguments: list[str]) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = command(*arguments)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+        assert "latent_dim: 20" in done.stdout
+    assert min(seconds) < 0.7
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, vae_lab.train; print({'torch', 'pytorch_lightning', 'wandb'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize("overrides", ["model-ae_mlp_latent_dim-2", "a-[1,2]_b-x y=z", "x" * 400, ""])
+def test_folders_of_jobs_can_stand_on_a_command_line(overrides: str) -> None:
+    name = job_dir(overrides)
+    assert re.fullmatch(r"[\w.+-]{1,121}", name)
+    assert job_dir("model-ae_mlp_latent_dim-2") == "model-ae_mlp_latent_dim-2"
+    assert job_dir("x" * 400) != job_dir("x" * 401)
+
+
+def test_no_two_runs_share_a_directory() -> None:
+    assert len({run_dir(None, "outputs/vae") for _ in range(1000)}) == 1000
+
+
+def test_a_wheel_trains_from_an_empty_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, timeout=120)
+    (site / "sitecustomize.py").write_text("import vae_lab\nprint(vae_lab.__file__)\n")
+    done = command(*SMALL, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(site / "vae_lab"))
+    assert (site / "bin" / "vae-lab-train").exists()

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab import runs
+from vae_lab.commandline import CONF, compose
+from vae_lab.config import RULES, binarization, check
+from vae_lab.errors import ConfigError
+from vae_lab.module import VAEModule
+
+OPTIONS = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if not file.stem.startswith("_")]
+NEEDS = {"posterior=point": ["objective=reconstruction"]}  # what an option does not stand without
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", overrides)[0]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_builds(option: str) -> None:
+    config = composed(option, *NEEDS.get(option, []))
+    OmegaConf.resolve(config)
+    check(config)
+    assert isinstance(runs.build_module(config), VAEModule)
+    runs.build_data(config)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
+@pytest.mark.parametrize("data", [option for option in OPTIONS if option.startswith("data=")])
+def test_every_model_fits_every_data_set(option: str, data: str) -> None:
+    config = composed(option, data)
+    check(config)
+    runs.build_module(config)
+
+
+def test_every_class_is_reached_from_a_yaml() -> None:
+    """Each group of conf/ has a file of the same name in the package, where the parts are ours."""
+    ours = {
+        "networks": {"encoder", "decoder"},
+        "posteriors": {"posterior"},
+        "likelihoods": {"likelihood"},
+        "priors": {"prior"},
+        "objectives": {"objective"},
+        "data": {"data"},
+    }
+    for module, groups in ours.items():
+        for group in groups:
+            targets = [OmegaConf.load(file).get("_target_") for file in (CONF / group).glob("[!_]*.yaml")]
+            assert targets
+            assert all(target.startswith(f"vae_lab.{module}.") for target in targets)
+
+
+def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
+    assert composed("model=gaussian_mlp").likelihood._target_.endswith("Gaussian")
+    assert composed("model=gaussian_mlp", "likelihood=bernoulli").likelihood._target_.endswith("Bernoulli")
+    assert composed("likelihood=bernoulli", "model=gaussian_mlp").likelihood._target_.endswith("Bernoulli")
+
+
+def test_experiments_come_from_a_folder_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: gaussian_mlp\nlatent_dim: 7\n"
+    )
+    found = f"hydra.searchpath=[file://{tmp_path}]"
+    assert composed(found, "experiment=mine").latent_dim == 7
+    config = composed(found, "experiment=mine", "model=bernoulli_mlp", "latent_dim=3")
+    assert config.latent_dim == 3
+    assert config.likelihood._target_.endswith("Bernoulli")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["model=bernoulli_mlp"], "threshold"),
+        (["model=gaussian_mlp"], "none"),
+        (["model=ae_mlp"], "none"),
+        (["model=gaussian_mlp", "likelihood=bernoulli"], "threshold"),
+        (["model=gaussian_mlp", "data.binarize=static"], "static"),
+        (["model=bernoulli_mlp", "data.binarize=dynamic"], "dynamic"),
+    ],
+)
+def test_binarization_follows_the_likelihood(options: list[str], expected: str) -> None:
+    assert binarization(composed(*options)) == expected
+
+
+REFUSED = {
+    "name": ["a/b", "''", "'a=b'", "'a b'"],
+    "latent_dim": ["0", "-3"],
+    "seed": ["-1", "4294967296"],
+    "print_every": ["0"],
+    "data.batch_size": ["0", "1.5", "abc", "true", "null"],
+    "data.val_fraction": ["1", "1.0", "-0.1", "1.5", "abc", ".nan"],
+    "data.binarize": ["maybe", "true", "0.5"],
+    "data.binarize_input": ["no", "'False'", "0"],
+    "data.num_workers": ["-1"],
+    "encoder.hidden": ["3", "[0]", "[abc]", "[1.5]"],
+    "decoder.hidden": ["3", "[0]", "[abc]", "[1.5]"],
+    "objective.beta": ["-1", "abc", ".inf"],
+    "objective.warmup_steps": ["-1", "1.5"],
+    "objective.samples": ["0", "2.5"],
+    "optimizer.lr": ["0", "-1", "abc", ".nan"],
+    "trainer.max_epochs": ["-1", "2.5", "null"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
+def test_values_that_cannot_work_are_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}=.* must be ") as refusal:
+        check(composed(f"{key}={value}"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_rule_refuses_something() -> None:
+    assert REFUSED.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["latent_dim=abc"], "latent_dim=abc.*Integer"),
+        (["latent_dim=2.5"], r"latent_dim=2\.5"),
+        (["model=foo"], "model/foo.*ae_mlp.*bernoulli_mlp.*gaussian_mlp"),
+        (["latent_dims=2"], "latent_dims is no key.*latent_dim,"),
+        (["encoder.hiden=[3]"], "encoder.hiden is no key.*hidden"),
+        (["name=a=b"], "name=a=b"),
+        (["data=digits", "data.root=x"], "data.root is no key.*batch_size"),
+    ],
+)
+def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as refusal:
+        composed(*options)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
+        (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
+        (["posterior=point"], "posterior=normal, or objective=reconstruction"),
+        (["likelihood._target_=vae_lab.likelihoods.Cauchy"], "likelihood._target_=vae_lab.likelihoods.Cauchy"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(options: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        check(composed(*options))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["encoder.activation=Foo"], "^encoder: activation=Foo"),
+        (["decoder.dropout=2"], "^decoder: dropout=2"),
+        (["posterior.scale=foo"], "^posterior: scale=foo"),
+        (["likelihood=gaussian", "likelihood.scale=-1"], "^likelihood: scale=-1"),
+        (["objective.kl=exact"], "^objective: kl=exact"),
+    ],
+)
+def test_what_a_part_refuses_names_the_part(options: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        runs.build_module(composed(*options))

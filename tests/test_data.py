@@ -1,0 +1,263 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vae_lab.data import MNIST, Batches, Digits, ImageData, Images, Plan, bernoulli
+from vae_lab.errors import ConfigError, DataError
+
+
+class Fake(ImageData):
+    """600 grey images of every level, and 50 more for the test."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"shape": (1, 4, 4), "classes": 10, "batch_size": 64, **options})
+
+    def read(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        size = 600 if train else 50
+        source = torch.Generator().manual_seed(int(train))
+        images = torch.randint(256, (size, 1, 4, 4), dtype=torch.uint8, generator=source)
+        return images, torch.arange(size) % 10
+
+
+def fake(**options: object) -> Fake:
+    data = Fake(**options)
+    data.setup()
+    return data
+
+
+def everything(images: Images) -> object:
+    return images[Plan(torch.arange(len(images)), 0)]
+
+
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+# ---- splits ----
+
+
+@pytest.mark.parametrize(("val_fraction", "size"), [(0.1, 60), (0, 0), (0.0, 0), (7, 7), (0.5, 300)])
+def test_validation_is_a_part_of_the_training_split(val_fraction: float, size: int) -> None:
+    data = fake(val_fraction=val_fraction)
+    assert (len(data.train), len(data.val), len(data.test)) == (600 - size, size, 50)
+    assert rows(data.train.image) | rows(data.val.image) == rows(data.read(train=True)[0])
+    assert torch.equal(data.test.image, data.read(train=False)[0])
+    assert len(data.val_dataloader()) == (1 if size else 0)
+
+
+def test_split_is_a_function_of_the_seed() -> None:
+    first, again, other = fake(seed=1), fake(seed=1), fake(seed=2)
+    assert torch.equal(first.val.image, again.val.image)
+    assert not torch.equal(first.val.image, other.val.image)
+    assert torch.equal(first.test.image, other.test.image)
+
+
+def test_labels_stay_with_their_images() -> None:
+    data = fake()
+    known = {image.numpy().tobytes(): label.item() for image, label in zip(*data.read(train=True), strict=True)}
+    assert all(
+        known[image.numpy().tobytes()] == label for image, label in zip(data.train.image, data.train.label, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [({"batch_size": 541}, "data.batch_size=541"), ({"val_fraction": 600}, "600")]
+)
+def test_more_than_there_is_is_refused(options: dict, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        fake(**options)
+
+
+# ---- order ----
+
+
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:
+    batches = Batches(100, 30, seed=1, shuffle=True)
+    orders = []
+    for epoch in (0, 1, 0):
+        batches.set_epoch(epoch)
+        plans = list(batches)
+        assert [len(plan.indices) for plan in plans] == [30, 30, 30, 10]
+        assert len(plans) == len(batches)
+        orders.append(torch.cat([plan.indices for plan in plans]))
+        assert torch.equal(orders[-1].sort().values, torch.arange(100))
+    assert torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_no_two_steps_share_a_seed() -> None:
+    seeds = []
+    for shuffle in (True, False):
+        for seed in (0, 1):
+            for rank in (0, 1):
+                for epoch in range(3 if shuffle else 1):
+                    batches = Batches(100, 10, seed, shuffle, epoch=epoch, rank=rank, world_size=2)
+                    seeds += [plan.seed for plan in batches]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_evaluation_is_the_same_in_every_epoch() -> None:
+    first, later = (list(Batches(100, 30, 1, shuffle=False, epoch=epoch)) for epoch in (0, 7))
+    assert all(torch.equal(a.indices, b.indices) and a.seed == b.seed for a, b in zip(first, later, strict=True))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_processes_share_the_images_out(shuffle: bool) -> None:
+    parts = [list(Batches(103, 20, 1, shuffle, rank=rank, world_size=4)) for rank in range(4)]
+    assert len({len(part) for part in parts}) == 1
+    seen = torch.cat([plan.indices for part in parts for plan in part]).tolist()
+    assert len(set(seen)) == len(seen) == (100 if shuffle else 103)
+
+
+# ---- pixels ----
+
+
+def test_threshold_is_above_one_half() -> None:
+    data = fake(binarize="threshold")
+    raw = everything(data.train)
+    assert torch.equal(data.batch(raw, training=True).target, (raw.image / 255 > 0.5).float())
+
+
+def test_grey_values_are_kept() -> None:
+    data = fake(binarize="none")
+    raw = everything(data.train)
+    batch = data.batch(raw, training=True)
+    assert torch.equal(batch.target, raw.image / 255)
+    assert torch.equal(batch.input, batch.target)
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "dynamic", "static"])
+def test_the_input_can_stay_grey(binarize: str) -> None:
+    data = fake(binarize=binarize, binarize_input=False)
+    raw = everything(data.train)
+    batch = data.batch(raw, training=True)
+    assert torch.equal(batch.input, raw.image / 255)
+    assert set(batch.target.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(
+        fake(binarize="static").batch(everything(fake(binarize="static").train), True).input.unique(),
+        torch.tensor([0.0, 1.0]),
+    )
+
+
+def test_dynamic_is_drawn_anew_in_training_and_once_for_validation_and_test() -> None:
+    data = fake(binarize="dynamic")
+    train, test = everything(data.train), everything(data.test)
+    assert not torch.equal(data.batch(train, True).target, data.batch(train, True).target)
+    assert torch.equal(data.batch(test, False).target, data.batch(test, False).target)
+    other = fake(binarize="dynamic", seed=7)
+    assert torch.equal(data.batch(test, False).target, other.batch(everything(other.test), False).target)
+
+
+def test_static_is_drawn_once_and_belongs_to_the_image() -> None:
+    known: dict[bytes, bytes] = {}
+    for seed in (0, 7):
+        data = fake(binarize="static", seed=seed)
+        for split in (data.train, data.val):
+            raw = everything(split)
+            target = data.batch(raw, training=True).target
+            assert torch.equal(target, data.batch(raw, training=True).target)
+            for image, drawn in zip(raw.image, target, strict=True):
+                assert known.setdefault(image.numpy().tobytes(), drawn.numpy().tobytes()) == drawn.numpy().tobytes()
+
+
+def test_a_pixel_is_drawn_with_its_own_probability() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    torch.manual_seed(0)
+    frequency = bernoulli(levels.expand(20_000, 256)).double().mean(0)
+    expected = torch.arange(256).double() / 255
+    error = (expected * (1 - expected) / 20_000).sqrt()
+    assert ((frequency - expected).abs() <= 5 * error).all()  # at 0 and 255 without any error
+
+
+def test_noise_is_on_the_input_and_in_training_alone() -> None:
+    class Invert(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1 - x
+
+    data = fake(noise=Invert())
+    raw = everything(data.train)
+    training, evaluation = data.batch(raw, True), data.batch(raw, False)
+    assert torch.equal(training.input, 1 - raw.image / 255)
+    assert torch.equal(training.target, evaluation.target)
+    assert torch.equal(evaluation.input, evaluation.target)
+
+
+def test_pixels_take_the_precision_asked_for() -> None:
+    data = fake()
+    batch = data.batch(everything(data.train), True, torch.float64)
+    assert batch.input.dtype == batch.target.dtype == torch.float64
+
+
+# ---- sets ----
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    data = Digits(shape=(1, 8, 8), classes=10, seed=3)
+    data.setup()
+    assert (len(data.train) + len(data.val), len(data.test)) == (1438, 359)
+    stored = torch.cat([data.train.image, data.val.image, data.test.image])
+    known = torch.from_numpy(load_digits().images)
+    assert stored.shape == (1797, 1, 8, 8)
+    assert torch.equal((stored.double() * 16 / 255).ceil().sum(), known.sum())
+    assert data.train.image.max() == 255
+
+
+def test_missing_mnist_names_the_way_out_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    data = MNIST(root=tmp_path / "nowhere", shape=(1, 28, 28), classes=10)
+    with pytest.raises(DataError, match=r"data\.root=.*nowhere.*data=digits"):
+        data.prepare_data()
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_mnist(root: Path, images: int) -> None:
+    """Write files of MNIST's format that hold a few random images."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        header = b"".join(number.to_bytes(4, "big") for number in (2051, images, 28, 28))
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(header + os.urandom(images * 784))
+        header = b"".join(number.to_bytes(4, "big") for number in (2049, images))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(k % 10 for k in range(images)))
+
+
+def test_mnist_that_is_there_is_used_without_a_network(tmp_path: Path) -> None:
+    write_mnist(tmp_path, images=300)
+    data = MNIST(root=tmp_path, shape=(1, 28, 28), classes=10)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.val), len(data.test)) == (270, 30, 300)
+    assert data.train.image.shape[1:] == (1, 28, 28)
+
+
+def test_damaged_mnist_is_an_error_of_the_data(tmp_path: Path) -> None:
+    write_mnist(tmp_path, images=300)
+    file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:1000])
+    data = MNIST(root=tmp_path, shape=(1, 28, 28), classes=10)
+    with pytest.raises(DataError, match="damaged"):
+        data.setup()
+
+
+needs_mnist: Callable = pytest.mark.skipif(
+    not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),
+    reason="MNIST is not on this machine: point VAE_LAB_DATA at a folder that holds MNIST/raw",
+)
+
+
+@needs_mnist
+def test_real_mnist_is_whole() -> None:
+    data = MNIST(root=os.environ.get("VAE_LAB_DATA", "data"), shape=(1, 28, 28), classes=10)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.val), len(data.test)) == (54_000, 6_000, 10_000)
+    assert data.test.label.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    mean = (data.train.image.double().sum() + data.val.image.double().sum()) / 60_000 / 784 / 255
+    assert abs(mean.item() - 0.1306604762738429) < 1e-12

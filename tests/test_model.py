@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+
+from conftest import IMAGE, LATENT, make_batch, make_vae
+from vae_lab import posteriors
+from vae_lab.likelihoods import Gaussian
+from vae_lab.model import Conditional, kl_per_dimension
+from vae_lab.networks import MLP
+
+
+def test_draw_has_the_shapes_that_objectives_rely_on() -> None:
+    draw = make_vae().draw(make_batch(6), samples=5)
+    assert draw.z.shape == (5, 6, LATENT)
+    assert draw.q.batch_shape == (6,)
+    assert draw.p.batch_shape == (5, 6)
+    for value in (draw.log_likelihood, draw.log_prior, draw.log_posterior):
+        assert value.shape == (5, 6)
+    assert draw.kl.shape == (6, LATENT)
+
+
+def test_draw_scores_its_own_samples(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    draw = vae.draw(batch, samples=2)
+    assert torch.equal(draw.log_posterior, vae.encode(batch.input).log_prob(draw.z))
+    assert torch.equal(draw.log_likelihood, vae.decode(draw.z).log_prob(batch.target))
+    for k in range(2):  # the axis of the samples is free
+        torch.testing.assert_close(vae.decode(draw.z[k]).mean, draw.p.mean[k])
+
+
+def test_point_posterior_has_neither_densities_nor_kl() -> None:
+    draw = make_vae(posteriors.Point(), Gaussian()).draw(make_batch(binary=False))
+    assert draw.log_prior is draw.log_posterior is draw.kl is None
+    assert draw.log_likelihood.shape == (1, 6)
+
+
+def test_the_target_is_scored_and_the_input_encoded() -> None:
+    vae, batch = make_vae(posteriors.Point()), make_batch()
+    other = batch._replace(input=1 - batch.input)
+    assert torch.equal(vae.draw(batch).p.mean[0], vae.reconstruct(vae.encode(batch.input)).mean)
+    assert not torch.equal(vae.draw(batch).p.mean, vae.draw(other).p.mean)
+    assert torch.equal(
+        vae.draw(other).log_likelihood[0], vae.decode(vae.encode(other.input).mean).log_prob(batch.target)
+    )
+
+
+def test_analytic_kl_is_torchs_and_the_formula(double: None) -> None:
+    mean, scale = torch.randn(7, 4), torch.rand(7, 4) + 0.1
+    q, p = Independent(Normal(mean, scale), 1), Independent(Normal(torch.zeros(4), torch.ones(4)), 1)
+    kl = kl_per_dimension(q, p)
+    formula = 0.5 * (mean**2 + scale**2 - 1 - 2 * scale.log())
+    torch.testing.assert_close(kl, formula, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(kl.sum(-1), kl_divergence(q, p), rtol=1e-12, atol=1e-12)
+
+
+def test_analytic_kl_is_the_mean_over_samples(double: None) -> None:
+    torch.manual_seed(0)
+    vae, batch = make_vae(), make_batch(1)
+    q, prior = vae.encode(batch.input), vae.prior(vae.encode)
+    z = q.sample((200_000,))
+    difference = q.log_prob(z) - prior.log_prob(z)
+    error = difference.std() / len(z) ** 0.5
+    assert (difference.mean() - kl_per_dimension(q, prior).sum()).abs() < 5 * error
+
+
+def test_kl_that_torch_or_independence_does_not_give_is_none() -> None:
+    factorised = Independent(Normal(torch.zeros(1, 2), torch.ones(1, 2)), 1)
+    full = MultivariateNormal(torch.zeros(1, 2), torch.eye(2))
+    point = posteriors.Point()(torch.zeros(1, 2))
+    assert kl_per_dimension(factorised, full) is None
+    assert kl_per_dimension(full, full) is None
+    assert kl_per_dimension(point, factorised) is None
+
+
+class Learned(posteriors.Normal):
+    """A head with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(()))
+
+    def forward(self, parameters: torch.Tensor) -> torch.distributions.Distribution:
+        return super().forward(parameters + self.shift)
+
+
+def test_detach_cuts_the_parameters_and_the_heads_weights_and_nothing_else() -> None:
+    vae, batch = make_vae(Learned()), make_batch()
+    torch.manual_seed(1)
+    draw = vae.draw(batch, samples=2, detach=True)
+    torch.manual_seed(1)
+    assert torch.equal(vae.draw(batch, samples=2).log_posterior, draw.log_posterior)
+    z = draw.z.detach().requires_grad_()
+    vae.encode(batch.input, detach=True).log_prob(z).sum().backward()
+    assert z.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in vae.encoder.parameters())
+    draw.log_posterior.sum().backward()  # through the samples alone
+    assert all(weight.grad is not None for weight in vae.encoder.parameters())
+
+
+def test_the_encoder_runs_once_for_a_detached_draw() -> None:
+    vae, batch = make_vae(), make_batch()
+    calls = []
+    vae.encoder.network.register_forward_hook(lambda *_: calls.append(1))
+    vae.draw(batch, samples=3, detach=True)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (3, 4)])
+def test_conditional_takes_any_leading_axes(leading: tuple[int, ...]) -> None:
+    conditional = Conditional(MLP, posteriors.Normal(), IMAGE, (2,))
+    q = conditional(torch.rand(*leading, *IMAGE))
+    assert q.batch_shape == leading
+    assert q.event_shape == (2,)
+
+
+def test_heads_compute_in_float32_under_autocast() -> None:
+    vae, batch = make_vae(), make_batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert vae.encoder.outputs(batch.input).dtype == torch.bfloat16
+        draw = vae.draw(batch)
+    assert {draw.log_likelihood.dtype, draw.log_posterior.dtype, draw.kl.dtype, draw.p.mean.dtype} == {torch.float32}

@@ -1,0 +1,151 @@
+from collections.abc import Iterator
+from math import log
+
+import pytest
+import torch
+
+from conftest import LATENT, make_batch, make_vae
+from vae_lab import posteriors
+from vae_lab.likelihoods import Gaussian
+from vae_lab.model import VAE, Batch
+from vae_lab.objectives import Elbo, Reconstruction, elbo_terms
+
+
+@pytest.fixture
+def at_the_mean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sample every Gaussian at its mean, so that images do not depend on their place in the batch."""
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda shape, **kind: torch.zeros(shape, **kind))
+    return
+
+
+def test_loss_is_the_negative_elbo_and_sums_pixels_and_latents(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    torch.manual_seed(3)
+    loss, terms = Elbo()(vae, batch, step=0)
+    torch.manual_seed(3)
+    draw = vae.draw(batch)
+    logits = draw.p.base_dist.logits[0]
+    log_likelihood = (batch.target * logits - torch.nn.functional.softplus(logits)).sum((1, 2, 3))
+    mean, variance = draw.q.mean, draw.q.variance
+    kl = 0.5 * (mean**2 + variance - 1 - variance.log()).sum(1)
+    torch.testing.assert_close(terms["log_likelihood"], log_likelihood, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(terms["kl"], kl, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(terms["elbo"], log_likelihood - kl, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss, -(log_likelihood - kl).mean(), rtol=1e-12, atol=1e-12)
+
+
+def test_beta_weighs_the_loss_and_never_the_elbo(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    torch.manual_seed(3)
+    loss, terms = Elbo(beta=4.0)(vae, batch, step=0)
+    torch.testing.assert_close(loss, (4 * terms["kl"] - terms["log_likelihood"]).mean())
+    torch.testing.assert_close(terms["elbo"], terms["log_likelihood"] - terms["kl"])
+
+
+def test_warmup_rises_linearly_from_zero() -> None:
+    objective = Elbo(beta=2.0, warmup_steps=10)
+    assert [objective.beta_at(step) for step in (0, 5, 10, 1000)] == [0.0, 1.0, 2.0, 2.0]
+    assert Elbo(beta=2.0).beta_at(0) == 2.0
+
+
+def test_sampled_kl_is_the_mean_log_ratio(double: None) -> None:
+    draw = make_vae().draw(make_batch(), samples=3)
+    expected = (draw.log_posterior - draw.log_prior).mean(0)
+    assert torch.equal(elbo_terms(draw, analytic=False)["kl"], expected)
+
+
+def test_reconstruction_has_neither_elbo_nor_kl(double: None) -> None:
+    vae, batch = make_vae(posteriors.Point(), Gaussian(0.5)), make_batch(binary=False)
+    loss, terms = Reconstruction()(vae, batch, step=0)
+    assert terms.keys() == {"log_likelihood"}
+    squared = (vae.reconstruct(vae.encode(batch.input)).mean - batch.target).square().sum((1, 2, 3))
+    constant = 16 * (log(0.5) + 0.5 * log(2 * torch.pi))
+    torch.testing.assert_close(loss, (squared / (2 * 0.25)).mean() + constant, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", [Elbo(), Elbo(kl="sampled", samples=3), Elbo(beta=3), Reconstruction()])
+def test_loss_per_image_does_not_depend_on_the_batch(double: None, at_the_mean: None, objective: Elbo) -> None:
+    vae, batch = make_vae(), make_batch(6)
+
+    def loss(images: Batch) -> torch.Tensor:
+        return objective(vae, images, 0)[0]
+
+    def part(index: torch.Tensor) -> Batch:
+        return Batch(*(each[index] for each in batch))
+
+    whole = loss(batch)
+    torch.testing.assert_close(loss(part(torch.randperm(6))), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(part(torch.arange(6).repeat(3))), whole, rtol=1e-12, atol=0)
+    ragged = [part(index) for index in torch.arange(6).split(4)]
+    split = sum(loss(images) * len(images.label) for images in ragged) / 6
+    torch.testing.assert_close(split, whole, rtol=1e-12, atol=0)
+
+
+def test_kl_does_not_depend_on_the_order_of_latents(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    order = torch.randperm(LATENT)
+    before = Elbo()(vae, batch, 0)[1]["kl"]
+    output = vae.encoder.network[-2]  # of mean, then log-variance
+    with torch.no_grad():
+        rows = torch.cat([order, LATENT + order])
+        output.weight.copy_(output.weight[rows])
+        output.bias.copy_(output.bias[rows])
+    torch.testing.assert_close(Elbo()(vae, batch, 0)[1]["kl"], before, rtol=1e-12, atol=0)
+
+
+def linear_gaussian() -> VAE:
+    """Return a VAE whose log p(x) has a closed form: p(x|z) = N(Wz + b, s²I), p(z) = N(0, I)."""
+    return make_vae(likelihood=Gaussian(0.5, mean="identity"), hidden=())
+
+
+def log_evidence(vae: VAE, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = vae.decoder.network[-2].weight, vae.decoder.network[-2].bias
+    covariance = weight @ weight.T + 0.25 * torch.eye(len(bias))
+    return torch.distributions.MultivariateNormal(bias, covariance).log_prob(x.flatten(1))
+
+
+def log_weights(vae: VAE, batch: Batch, samples: int) -> torch.Tensor:
+    draw = vae.draw(batch, samples)
+    return draw.log_likelihood + draw.log_prior - draw.log_posterior
+
+
+@torch.no_grad()
+def test_bounds_are_ordered_below_the_evidence(double: None) -> None:
+    torch.manual_seed(0)
+    vae, batch = linear_gaussian(), make_batch(4, binary=False)
+    weights = log_weights(vae, batch, 50 * 2000).unflatten(0, (2000, 50))  # (repeats, K, B)
+    bounds = {
+        k: (weights.unflatten(1, (-1, k)).logsumexp(2) - log(k)).flatten(0, 1)  # (repeats, B)
+        for k in (1, 5, 50)
+    }
+    analytic = elbo_terms(vae.draw(batch, 20_000))["elbo"]
+    means = {k: bound.mean(0) for k, bound in bounds.items()}
+    errors = {k: bound.std(0) / len(bound) ** 0.5 for k, bound in bounds.items()}
+    assert ((analytic - means[1]).abs() < 5 * errors[1] + 0.05).all()
+    assert (means[1] < means[5]).all()
+    assert (means[5] < means[50]).all()
+    assert (means[50] < log_evidence(vae, batch.target) + 5 * errors[50]).all()
+
+
+@torch.no_grad()
+def test_at_the_exact_posterior_one_sample_gives_the_evidence(double: None) -> None:
+    vae, batch = linear_gaussian(), make_batch(4, binary=False)
+    weight, bias = vae.decoder.network[-2].weight, vae.decoder.network[-2].bias
+    # a posterior that factorises needs orthogonal columns
+    weight.copy_(torch.linalg.qr(weight).Q * torch.tensor([0.5, 1.0, 2.0]))
+    precision = 1 + weight.square().sum(0) / 0.25
+    output = vae.encoder.network[-2]
+    output.weight[:LATENT] = (weight / 0.25 / precision).T
+    output.bias[:LATENT] = -output.weight[:LATENT] @ bias
+    output.weight[LATENT:] = 0
+    output.bias[LATENT:] = -precision.log()
+    exact = log_evidence(vae, batch.target).expand(3, 4)
+    torch.testing.assert_close(log_weights(vae, batch, 3), exact, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "options", [{"beta": -1}, {"beta": float("nan")}, {"warmup_steps": -1}, {"kl": "exact"}, {"samples": 0}]
+)
+def test_elbo_refuses_what_cannot_work(options: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Elbo(**options)

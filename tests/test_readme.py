@@ -1,0 +1,57 @@
+"""The README's commands do what it says: each is run, on small data and for one epoch."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, make_batch, make_vae
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme"]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_trains(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, line: str
+) -> None:
+    python, dash, module, *arguments = shlex.split(line)
+    assert (python, dash) == ("python", "-m")
+    done = command(*arguments, *SHORT, module=module)
+    assert done.returncode == 0, done.stderr
+    jobs = [argument.count(",") + 1 for argument in arguments if re.match(r"(model|latent_dim)=", argument)]
+    expected = 1
+    for count in jobs:
+        expected *= count
+    assert len(list(tmp_path.glob("outputs/readme/*/metrics.json"))) == expected
+
+
+def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in PYTHON:
+        exec(block, names)
+    assert names["reconstruction"].shape == (8, 1, 8, 8)
+    loss, terms = names["iwae"](make_vae(), make_batch(), 0)
+    assert loss.isfinite()
+    assert terms["iwae"].shape == (6,)
+
+
+def test_the_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 150

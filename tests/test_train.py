@@ -1,0 +1,217 @@
+"""Training from Python: what it computes, that it repeats itself, goes on where it stopped, and writes down."""
+
+import csv
+import json
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from omegaconf import OmegaConf
+
+from vae_lab import runs
+from vae_lab.data import Batches, Plan
+from vae_lab.errors import ConfigError, DataError, NonFiniteError
+from vae_lab.runs import Run
+from vae_lab.train import train
+
+SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2"]
+Trainer = Callable[..., Run]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Trainer:
+    """Train a small model on digits, in a folder of its own for each name."""
+
+    def run(*overrides: str, name: str = "run") -> Run:
+        return train([*SMALL, f"hydra.run.dir={tmp_path / name}", *overrides])
+
+    return run
+
+
+def weights(run: Run, checkpoint: str = "last") -> dict[str, torch.Tensor]:
+    return runs.load(run.path, checkpoint).module.state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_is_what_a_bare_loop_does_with_the_same_draws(small: Trainer) -> None:
+    run = small("seed=4")
+    torch.manual_seed(4)
+    module = runs.build_module(run.config)
+    encoder, decoder = module.vae.encoder.network, module.vae.decoder.network
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+    images = run.data.train.image
+    for epoch in range(2):
+        for indices, seed in Batches(len(images), 128, 4, shuffle=True, epoch=epoch):
+            torch.manual_seed(seed)
+            x = (images[indices] > 127).float()
+            mean, log_variance = encoder(x).chunk(2, 1)
+            z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
+            optimizer.zero_grad()
+            ((reconstruction + kl) / len(x)).backward()
+            optimizer.step()
+    trained = weights(run)
+    for name, weight in module.state_dict().items():
+        torch.testing.assert_close(trained[name], weight, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_reported_numbers_are_those_of_the_test_split(small: Trainer) -> None:
+    run = small("posterior.scale=softplus", "data.batch_size=100")
+    total = dict.fromkeys(("elbo", "kl", "log_likelihood", "mse"), 0.0)
+    for indices, seed in Batches(len(run.data.test), 100, 0, shuffle=False):
+        batch = run.data.batch(run.data.test[Plan(indices, seed)], training=False)
+        torch.manual_seed(seed)
+        q = run.module.vae.encode(batch.input)
+        log_likelihood = run.module.vae.decode(q.rsample((1,))).log_prob(batch.target).sum()
+        kl = 0.5 * (q.mean**2 + q.variance - 1 - q.variance.log()).sum()
+        squared = (run.module.vae.decode(q.mean).mean - batch.target).square().mean((1, 2, 3)).sum()
+        for name, value in (
+            ("elbo", log_likelihood - kl),
+            ("kl", kl),
+            ("log_likelihood", log_likelihood),
+            ("mse", squared),
+        ):
+            total[name] += value.item() / len(run.data.test)
+    for name, value in total.items():
+        assert run.metrics[f"test/{name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights(small: Trainer) -> None:
+    first, again, other = small(name="a"), small(name="b"), small("seed=1", name="c")
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+    for name in ("test/elbo", "val/elbo"):
+        assert first.metrics[name] == again.metrics[name]
+
+
+def test_loader_workers_change_nothing(small: Trainer) -> None:
+    plain = small("data.binarize=dynamic", name="a")
+    workers = small("data.binarize=dynamic", "data.num_workers=2", name="b")
+    assert same(weights(plain), weights(workers))
+
+
+def test_a_run_goes_on_as_if_it_had_never_stopped(small: Trainer) -> None:
+    options = ["data.binarize=dynamic", "encoder.dropout=0.1"]
+    whole = small(*options, "trainer.max_epochs=5", name="whole")
+    half = small(*options, "trainer.max_epochs=3", name="half")
+    resumed = train([f"resume={half.path}", "trainer.max_epochs=5"])
+    assert resumed.path == half.path
+    assert same(weights(whole), weights(resumed))
+    assert same(weights(whole, "best"), weights(resumed, "best"))
+    assert resumed.metrics["test/elbo"] == whole.metrics["test/elbo"]
+    without_time = [
+        [{name: value for name, value in row.items() if name != "train/seconds"} for row in curves(run)]
+        for run in (whole, resumed)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def curves(run: Run) -> list[dict[str, str]]:
+    with (run.path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_directory_holds_everything(small: Trainer) -> None:
+    run = small()
+    files = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
+    expected = {"config.yaml", "metrics.csv", "metrics.json", ".hydra/config.yaml", ".hydra/overrides.yaml"}
+    assert files == expected | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    stored = OmegaConf.to_container(OmegaConf.load(run.path / "config.yaml"), resolve=False)
+    assert "${" not in json.dumps(stored)
+    assert stored["prior"]["latent_dim"] == stored["latent_dim"] == 2
+    rows = curves(run)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    for name in ("train/loss", "val/elbo", "val/log_likelihood", "val/kl", "val/mse"):
+        assert all(float(row[name]) < inf for row in rows)
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert metrics == run.metrics
+    for name in (
+        "test/elbo",
+        "test/log_likelihood",
+        "test/kl",
+        "test/mse",
+        "seconds",
+        "images_per_second",
+        "version/torch",
+    ):
+        assert name in metrics
+    assert metrics["epochs"] == 2
+    assert metrics["test/elbo"] == pytest.approx(metrics["test/log_likelihood"] - metrics["test/kl"])
+
+
+def test_checkpoints_hold_tensors_and_plain_values(small: Trainer) -> None:
+    run = small()
+    for name in ("best", "last"):
+        torch.load(run.path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_the_best_checkpoint_is_tested(small: Trainer) -> None:
+    run = small("objective.beta=0.001", "optimizer.lr=0.05", "trainer.max_epochs=4")  # its bound falls in the end
+    elbos = [float(row["val/elbo"]) for row in curves(run)]
+    assert max(elbos) != elbos[-1]
+    assert run.metrics["val/elbo"] == pytest.approx(max(elbos), rel=1e-6)
+    assert same(run.module.state_dict(), weights(run, "best"))
+
+
+def test_an_autoencoder_reports_neither_elbo_nor_kl(small: Trainer) -> None:
+    run = small("model=ae_mlp")
+    reported = {name for name in run.metrics if name.startswith(("val/", "test/"))}
+    assert reported == {f"{stage}/{name}" for stage in ("val", "test") for name in ("log_likelihood", "mse")}
+    errors = [float(row["val/mse"]) for row in curves(run)]
+    assert run.metrics["val/mse"] == pytest.approx(min(errors), rel=1e-6)
+
+
+def test_without_validation_the_last_is_tested(small: Trainer) -> None:
+    run = small("data.val_fraction=0")
+    assert run.metrics["checkpoint"] == "last.ckpt"
+    assert not (run.path / "checkpoints" / "best.ckpt").exists()
+    assert "test/elbo" in run.metrics
+    assert "val/elbo" not in run.metrics
+
+
+def test_no_epochs_evaluate_what_is_there(small: Trainer) -> None:
+    run = small("trainer.max_epochs=0")
+    assert run.metrics["steps"] == 0
+    assert same(run.module.state_dict(), weights(run))
+
+
+def test_a_run_that_has_ended_is_not_trained_again(small: Trainer) -> None:
+    first = small()
+    before = (first.path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    again = small()
+    assert again.metrics == first.metrics
+    assert (first.path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_directory_with_other_settings_is_refused(small: Trainer) -> None:
+    first = small()
+    with pytest.raises(ConfigError, match="latent_dim was 2, is 3"):
+        small("latent_dim=3")
+    assert runs.stored_config(first.path).latent_dim == 2
+
+
+def test_a_run_cannot_go_on_with_other_parts(small: Trainer) -> None:
+    run = small()
+    with pytest.raises(ConfigError, match="model cannot change"):
+        train([f"resume={run.path}", "model=ae_mlp"])
+    with pytest.raises(DataError, match="no run"):
+        train([f"resume={run.path.parent}"])
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(small: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="step"):
+        small("model=gaussian_mlp", "likelihood.mean=identity", "optimizer.lr=1e30")
+    stored = (
+        torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+        if (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+        else {"state_dict": {}}
+    )
+    assert all(weight.isfinite().all() for weight in stored["state_dict"].values())
