@@ -19,7 +19,7 @@ $(READY): pyproject.toml
 install: $(READY)  ## make .venv with vae_lab and its development tools
 
 demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download
-	$(BIN)/python -m vae_lab.train name=demo data=digits latent_dim=2 trainer.max_epochs=30 print_every=5
+	$(BIN)/python -m vae_lab.train name=demo data=digits latent_dim=2 trainer.max_epochs=100 print_every=20
 
 test: lint type  ## ruff, mypy and pytest
 	$(BIN)/python -m pytest

@@ -23,13 +23,17 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (run,) = (tmp_path / "outputs" / "vae").iterdir()
-    assert done.stdout.splitlines()[-1] == f"results are in {run}"
+    assert done.stdout.splitlines()[-1] == f"results are in {run.relative_to(tmp_path)}"
     assert re.fullmatch(r"[\w.-]+", run.name)
     assert done.stdout.count("epoch ") == 2
     assert (run / "train.log").read_text().count("epoch ") == 2
     metrics = json.loads((run / "metrics.json").read_text())
     assert ("test/elbo" in metrics) == (model != "ae_mlp")
-    assert "test/mse" in done.stdout
+    for name in ("log_likelihood", "mse"):  # the table: validation, then test
+        (row,) = re.findall(rf"^{name} +(\S+) +(\S+)$", done.stdout, re.MULTILINE)
+        assert [float(number) for number in row] == pytest.approx(
+            [metrics[f"val/{name}"], metrics[f"test/{name}"]], rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,9 @@ class ImageData(LightningDataModule, ABC):
         noise: corrupts the encoder's input in training (B, C, H, W); the target stays as it is.
         num_workers: processes that fetch batches; 0 is the fastest for images in memory.
         seed: of the validation split, the order and the noise.
+
+    Raises:
+        ValueError: for another `binarize`.
     """
 
     def __init__(
@@ -143,6 +146,8 @@ class ImageData(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if binarize not in ("none", "threshold", "dynamic", "static"):
+            raise ValueError(f"binarize={binarize} must be none, threshold, dynamic or static")
         self.shape = tuple(shape)
         self.classes = classes
         self.batch_size = batch_size

@@ -12,14 +12,14 @@ from torch.distributions import Distribution, Independent, constraints
 from torch.distributions import Normal as NormalDistribution
 from torch.nn import functional
 
-MAX_LOG_SCALE = 10.0  # scales stay between e^-10 and e^10, so that no density or KL overflows
+MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density and no KL overflows
 
 
 class Normal(nn.Module):
     """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
 
     The parameters are the mean and, beside it, either log σ² or, for `softplus`, the ρ of σ = 1e-6 + softplus(ρ).
-    Either way σ is bounded by e^10.
+    The first is bounded to e^-10 ≤ σ ≤ e^10, the second to 1e-6 ≤ σ ≤ e^10.
 
     Args:
         scale: `log_variance` or `softplus`.

@@ -46,6 +46,7 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
     with writable(path):
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
+        (path / "metrics.json").unlink(missing_ok=True)  # of a run that goes on: it has not ended any more
         OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
         OmegaConf.save(config, path / ".hydra" / "config.yaml")
         OmegaConf.save(config, path / "config.yaml", resolve=True)
@@ -102,7 +103,7 @@ def stored_metrics(path: Path) -> dict[str, Any]:
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration of the run `config.resume`, with the values that the command line changes.
+    """Return the configuration of the run `config.resume` itself, with the values that the command line changes.
 
     Raises:
         ConfigError: where the command line chooses a part: a run goes on with its own.
@@ -116,14 +117,13 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if OmegaConf.select(stored, key, default=None) is None or OmegaConf.is_dict(OmegaConf.select(stored, key)):
             raise ConfigError(f"{key} cannot change with resume={config.resume}: a run goes on with its own parts")
         OmegaConf.update(stored, key, override.value())
-    stored.resume = config.resume
     return stored
 
 
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
     old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
-    keys = sorted((old.keys() | new.keys()) - {"resume", "print_every"})
+    keys = sorted((old.keys() | new.keys()) - {"print_every"})
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 

@@ -45,18 +45,21 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
     from vae_lab import runs
 
-    if config.resume is not None:
+    resumes = config.resume is not None
+    if resumes:
         config = runs.resumed_config(config, overrides)
         check(config)
+    if "root" in config.data:
+        config.data.root = str(Path(config.data.root).expanduser().absolute())  # for whoever loads it from elsewhere
     if not runs.is_new(path):
         changed = runs.differences(path, config)
-        if changed and config.resume is None:
+        if changed and not resumes:
             raise ConfigError(
-                f"{path} holds a run of other settings ({changed[0]}): "
-                f"give another name or hydra.run.dir, or go on with it by resume={path}"
+                f"{relative(path)} holds a run of other settings ({changed[0]}): "
+                f"give another name or hydra.run.dir, or go on with it by resume={relative(path)}"
             )
         if not changed and runs.stored_metrics(path):
-            log.info("%s has ended before: nothing to train", path)
+            log.info("%s has ended before: nothing to train", relative(path))
             return runs.load(path)
     with quiet():
         return fit(config, path, overrides)
@@ -65,6 +68,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     """Build, train from the last checkpoint where there is one, test the best, and write down the numbers."""
     import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.utilities import rank_zero_only
 
     from vae_lab import checkpoints, loggers, runs
@@ -80,6 +84,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     bar = config.trainer.enable_progress_bar
     if bar is None:
         bar = sys.stdout.isatty()
+    bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
     trainer: pl.Trainer = runs.build(
         config,
@@ -87,6 +92,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         default_root_dir=str(path),
         callbacks=[
             clock,
+            *bars,
             *checkpoints.writers(path / "checkpoints", monitor),
             *runs.build(config, "callbacks").values(),
         ],
@@ -123,10 +129,23 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         **provenance(),
     }
     runs.finish(path, metrics)
-    for name, value in results.items():
-        say(f"{name:20} {value:12.6g}")
-    say(f"results are in {path}")
+    say(table(results))
+    say(f"results are in {relative(path)}")
     return runs.Run(path, config, module.eval(), data, metrics)
+
+
+def table(results: dict[str, float]) -> str:
+    """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
+    stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
+    rows = [" " * 16 + "".join(f"{stage:>12}" for stage in stages)]
+    rows += [f"{name:16}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
+    return "\n".join(rows)
+
+
+def relative(path: Path) -> Path:
+    """Return a path as seen from the working directory, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager
