@@ -21,6 +21,11 @@ IMAGE = (1, 4, 4)
 LATENT = 3
 ROOT = Path(__file__).resolve().parents[1]
 
+needs_mnist = pytest.mark.skipif(
+    not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),
+    reason="MNIST is not on this machine: point VAE_LAB_DATA at a folder that holds MNIST/raw",
+)
+
 
 @pytest.fixture
 def double() -> Iterator[None]:

@@ -1,11 +1,11 @@
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from conftest import needs_mnist
 from vae_lab.data import MNIST, Batches, Digits, ImageData, Images, Plan, bernoulli
 from vae_lab.errors import ConfigError, DataError
 
@@ -244,12 +244,6 @@ def test_damaged_mnist_is_an_error_of_the_data(tmp_path: Path) -> None:
     data = MNIST(root=tmp_path, shape=(1, 28, 28), classes=10)
     with pytest.raises(DataError, match="damaged"):
         data.setup()
-
-
-needs_mnist: Callable = pytest.mark.skipif(
-    not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),
-    reason="MNIST is not on this machine: point VAE_LAB_DATA at a folder that holds MNIST/raw",
-)
 
 
 @needs_mnist

@@ -104,4 +104,5 @@ class VAEModule(LightningModule):
         means = sums.means(lambda total: self.trainer.strategy.reduce(total, reduce_op="sum"))
         numbers = {f"{stage}/{name}": mean for name, mean in means.items()}
         self.numbers |= numbers
-        self.log_dict(numbers, logger=False)  # for callbacks; the loggers get the row of an epoch as a whole
+        # for callbacks and the bar; the loggers get the row of an epoch as a whole
+        self.log_dict(numbers, logger=False, prog_bar=stage == "val")

@@ -20,6 +20,8 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Conditional
 from vae_lab.module import VAEModule
 
+MAY_CHANGE = ("trainer.", "print_every", "data.root", "data.num_workers")  # when a run goes on
+
 
 @dataclass(frozen=True)
 class Run:
@@ -103,19 +105,19 @@ def stored_metrics(path: Path) -> dict[str, Any]:
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration of the run `config.resume` itself, with the values that the command line changes.
+    """Return the configuration of the run `config.resume` itself, with what the command line changes of its training.
 
     Raises:
-        ConfigError: where the command line chooses a part: a run goes on with its own.
+        ConfigError: where the command line changes anything but `MAY_CHANGE`: the run would be another one.
         DataError: where the directory is no run.
     """
     stored = stored_config(Path(config.resume))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
-        if key == "resume" or key.startswith("hydra"):
+        if key == "resume" or key.startswith("hydra."):
             continue
-        if OmegaConf.select(stored, key, default=None) is None or OmegaConf.is_dict(OmegaConf.select(stored, key)):
-            raise ConfigError(f"{key} cannot change with resume={config.resume}: a run goes on with its own parts")
+        if not key.startswith(MAY_CHANGE):
+            raise ConfigError(f"{key} cannot change with resume={config.resume}, only {', '.join(MAY_CHANGE)} can")
         OmegaConf.update(stored, key, override.value())
     return stored
 
