@@ -1,9 +1,12 @@
+import inspect
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from vae_lab import runs
+from vae_lab import data, likelihoods, networks, objectives, posteriors, priors, runs
 from vae_lab.commandline import CONF, compose
 from vae_lab.config import RULES, binarization, check
 from vae_lab.errors import ConfigError
@@ -27,28 +30,36 @@ def test_every_option_composes_and_builds(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
-@pytest.mark.parametrize("data", [option for option in OPTIONS if option.startswith("data=")])
-def test_every_model_fits_every_data_set(option: str, data: str) -> None:
-    config = composed(option, data)
+@pytest.mark.parametrize("images", [option for option in OPTIONS if option.startswith("data=")])
+def test_every_model_fits_every_data_set(option: str, images: str) -> None:
+    config = composed(option, images)
     check(config)
     runs.build_module(config)
 
 
-def test_every_class_is_reached_from_a_yaml() -> None:
-    """Each group of conf/ has a file of the same name in the package, where the parts are ours."""
-    ours = {
-        "networks": {"encoder", "decoder"},
-        "posteriors": {"posterior"},
-        "likelihoods": {"likelihood"},
-        "priors": {"prior"},
-        "objectives": {"objective"},
-        "data": {"data"},
+GROUPS = {
+    networks: ["encoder", "decoder"],
+    posteriors: ["posterior"],
+    likelihoods: ["likelihood"],
+    priors: ["prior"],
+    objectives: ["objective"],
+    data: ["data"],
+}
+
+
+@pytest.mark.parametrize("module", GROUPS)
+def test_every_part_has_a_yaml_in_the_groups_of_its_file(module: ModuleType) -> None:
+    kinds = (nn.Module, objectives.Elbo, objectives.Reconstruction, data.ImageData)
+    parts = {
+        f"{module.__name__}.{name}"
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and issubclass(value, kinds)
+        if not inspect.isabstract(value)
     }
-    for module, groups in ours.items():
-        for group in groups:
-            targets = [OmegaConf.load(file).get("_target_") for file in (CONF / group).glob("[!_]*.yaml")]
-            assert targets
-            assert all(target.startswith(f"vae_lab.{module}.") for target in targets)
+    assert parts
+    for group in GROUPS[module]:
+        targets = {OmegaConf.load(file).get("_target_") for file in (CONF / group).glob("[!_]*.yaml")}
+        assert targets == parts
 
 
 def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
@@ -93,21 +104,27 @@ REFUSED = {
     "data.val_fraction": ["1", "1.0", "-0.1", "1.5", "abc", ".nan"],
     "data.binarize": ["maybe", "true", "0.5"],
     "data.binarize_input": ["no", "'False'", "0"],
+    "data.seed": ["-1", "1.5"],
     "data.num_workers": ["-1"],
     "encoder.hidden": ["3", "[0]", "[abc]", "[1.5]"],
     "decoder.hidden": ["3", "[0]", "[abc]", "[1.5]"],
+    "encoder.dropout": ["1", "-0.1", "abc"],
+    "decoder.dropout": ["1", "-0.1", "abc"],
+    "likelihood.scale": ["0", "-1", "abc"],
     "objective.beta": ["-1", "abc", ".inf"],
     "objective.warmup_steps": ["-1", "1.5"],
     "objective.samples": ["0", "2.5"],
+    "optimizer.weight_decay": ["-1", "abc"],
     "optimizer.lr": ["0", "-1", "abc", ".nan"],
     "trainer.max_epochs": ["-1", "2.5", "null"],
+    "trainer.precision": ["bf16-true", "16-true", "foo", "32"],
 }
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values])
 def test_values_that_cannot_work_are_refused_by_name(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{key}=.* must be ") as refusal:
-        check(composed(f"{key}={value}"))
+        check(composed("model=gaussian_mlp", f"{key}={value}"))
     assert "\n" not in str(refusal.value)
 
 
@@ -138,6 +155,7 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
     [
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
         (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
+        (["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"], "optimizer.fused=false"),
         (["posterior=point"], "posterior=normal, or objective=reconstruction"),
         (["likelihood._target_=vae_lab.likelihoods.Cauchy"], "likelihood._target_=vae_lab.likelihoods.Cauchy"),
     ],
@@ -151,9 +169,9 @@ def test_parts_that_do_not_go_together_are_refused(options: list[str], named: st
     ("options", "named"),
     [
         (["encoder.activation=Foo"], "^encoder: activation=Foo"),
-        (["decoder.dropout=2"], "^decoder: dropout=2"),
+        (["optimizer.betas=[2,3]"], "^optimizer: .*beta"),
         (["posterior.scale=foo"], "^posterior: scale=foo"),
-        (["likelihood=gaussian", "likelihood.scale=-1"], "^likelihood: scale=-1"),
+        (["likelihood=gaussian", "likelihood.mean=foo"], "^likelihood: mean=foo"),
         (["objective.kl=exact"], "^objective: kl=exact"),
     ],
 )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from conftest import needs_mnist
-from vae_lab.data import MNIST, Batches, Digits, ImageData, Images, Plan, bernoulli
+from vae_lab.data import MNIST, Batches, Digits, ImageData, Images, Plan, Stream, bernoulli, mix
 from vae_lab.errors import ConfigError, DataError
 
 
@@ -87,6 +87,11 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:
         assert torch.equal(orders[-1].sort().values, torch.arange(100))
     assert torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[1])
+
+
+def test_no_two_streams_share_a_seed() -> None:
+    places = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1)]
+    assert len({mix(stream, *place) for stream in Stream for place in places}) == len(Stream) * len(places)
 
 
 def test_no_two_steps_share_a_seed() -> None:
@@ -215,6 +220,10 @@ def test_missing_mnist_names_the_way_out_and_leaves_nothing(tmp_path: Path, monk
     with pytest.raises(DataError, match=r"data\.root=.*nowhere.*data=digits"):
         data.prepare_data()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "nowhere").mkdir()  # a folder of the user's own stays
+    with pytest.raises(DataError):
+        data.prepare_data()
+    assert [path.name for path in tmp_path.rglob("*")] == ["nowhere"]
 
 
 def write_mnist(root: Path, images: int) -> None:
@@ -235,6 +244,12 @@ def test_mnist_that_is_there_is_used_without_a_network(tmp_path: Path) -> None:
     data.setup()
     assert (len(data.train), len(data.val), len(data.test)) == (270, 30, 300)
     assert data.train.image.shape[1:] == (1, 28, 28)
+
+
+def test_images_of_another_shape_are_refused(tmp_path: Path) -> None:
+    write_mnist(tmp_path, images=300)
+    with pytest.raises(ConfigError, match=r"data\.shape=\[1, 9, 9\] must be \[1, 28, 28\]"):
+        MNIST(root=tmp_path, shape=(1, 9, 9), classes=10).setup()
 
 
 def test_damaged_mnist_is_an_error_of_the_data(tmp_path: Path) -> None:

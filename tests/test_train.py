@@ -1,5 +1,6 @@
 """Training from Python: what it computes, that it repeats itself, goes on where it stopped, and writes down."""
 
+import copy
 import csv
 import json
 from collections.abc import Callable
@@ -126,7 +127,8 @@ def test_a_run_directory_holds_everything(small: Trainer) -> None:
     run = small()
     files = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
     expected = {"config.yaml", "metrics.csv", "metrics.json", ".hydra/config.yaml", ".hydra/overrides.yaml"}
-    assert files == expected | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert files == expected | {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log"}
+    assert "results are in" in (run.path / "train.log").read_text()
     stored = OmegaConf.to_container(OmegaConf.load(run.path / "config.yaml"), resolve=False)
     assert "${" not in json.dumps(stored)
     assert stored["prior"]["latent_dim"] == stored["latent_dim"] == 2
@@ -210,6 +212,72 @@ def test_a_run_cannot_go_on_as_another(small: Trainer) -> None:
         train([f"resume={run.path.parent}"])
 
 
+def test_an_epoch_without_validation_has_no_numbers_of_one(small: Trainer) -> None:
+    run = small("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", "trainer.num_sanity_val_steps=1")
+    assert [row["val/elbo"] != "" for row in curves(run)] == [False, True, False, True]
+    assert all(row["train/loss"] for row in curves(run))
+
+
+def test_a_run_that_was_moved_goes_on_and_still_knows_its_best(small: Trainer, tmp_path: Path) -> None:
+    falling = ["objective.beta=0.001", "optimizer.lr=0.05"]  # the bound is best after the second epoch
+    whole = small(*falling, "trainer.max_epochs=4", name="whole")
+    half = small(*falling, "trainer.max_epochs=3", name="half")
+    moved = half.path.rename(tmp_path / "moved")
+    resumed = train([f"resume={moved}", "trainer.max_epochs=4"])
+    assert same(weights(whole, "best"), weights(resumed, "best"))
+    assert same(weights(whole), weights(resumed))
+    assert resumed.metrics["test/elbo"] == whole.metrics["test/elbo"]
+    assert resumed.metrics["seconds"] > half.metrics["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "expected"),
+    [
+        (100, ["trainer.max_epochs=5"], DataError),
+        (None, ["trainer.max_epochs=1"], ConfigError),
+        (None, ["trainer.max_epochs=5", "hydra.run.dir=elsewhere"], ConfigError),
+        (None, ["data.root=elsewhere"], ConfigError),
+    ],
+)
+def test_a_run_that_cannot_go_on_stays_as_it_was(
+    small: Trainer, damage: int | None, options: list[str], expected: type[Exception]
+) -> None:
+    run = small()
+    if damage is not None:
+        last = run.path / "checkpoints" / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:damage])
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    with pytest.raises(expected):
+        train([f"resume={run.path}", *options])
+    assert before == {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+
+
+def test_a_run_keeps_its_precision(small: Trainer) -> None:
+    run = small("trainer.precision=64-true")
+    assert {weight.dtype for weight in weights(run).values()} == {torch.float64}
+
+
+@pytest.mark.parametrize("options", [["trainer.gradient_clip_val=1"], ["trainer.precision=bf16-mixed"]])
+def test_options_of_the_trainer_reach_it(small: Trainer, options: list[str]) -> None:
+    assert not same(weights(small(name="plain")), weights(small(*options, name="other")))
+
+
+def test_several_processes_need_the_command_line(small: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.devices"):
+        small("trainer.devices=2", "trainer.accelerator=cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trained_module_can_be_copied(small: Trainer) -> None:
+    run = small()
+    assert same(copy.deepcopy(run.module).state_dict(), run.module.state_dict())
+
+
+def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
+    run = small("trainer.limit_val_batches=0", "trainer.limit_test_batches=0")
+    assert not [name for name in run.metrics if name.startswith(("val/", "test/"))]
+
+
 @needs_mnist
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
 def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
@@ -231,7 +299,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small: Trainer, mon
         return loss, terms
 
     monkeypatch.setattr(Elbo, "__call__", poisoned)
-    with pytest.raises(NonFiniteError, match=r"^kl not finite at step 5 \(epoch 1\)"):
+    with pytest.raises(NonFiniteError, match=r"^loss, kl not finite at step 5 \(epoch 1\)"):
         small()
     ((vae, before),) = seen
     assert same(before, vae.state_dict())

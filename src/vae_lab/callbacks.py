@@ -1,6 +1,7 @@
 """Callbacks of a training: a few lines each."""
 
 import time
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -11,17 +12,24 @@ class Clock(Callback):
     """Measures the seconds of each epoch's training steps, without validation, as `train/seconds`.
 
     Attributes:
-        seconds: of all epochs.
-        images: that were trained on in them.
+        totals: of all epochs, those before a resume included: `seconds` with and `step_seconds` without validation,
+            and `images` trained on.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self.images = 0
+        self.totals = {"seconds": 0.0, "step_seconds": 0.0, "images": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return dict(self.totals)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.totals = dict(state_dict)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start."""
-        self.started = time.perf_counter()
+        self.started, self.validation = time.perf_counter(), 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop for the validation."""
@@ -29,13 +37,14 @@ class Clock(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on after the validation."""
-        if trainer.state.fn == "fit":
-            self.started += time.perf_counter() - self.paused
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.validation += time.perf_counter() - self.paused
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report."""
         assert isinstance(pl_module, VAEModule)
         seconds = time.perf_counter() - self.started
-        self.seconds += seconds
-        self.images += pl_module.sums.count * trainer.world_size
-        pl_module.numbers["train/seconds"] = seconds
+        self.totals["seconds"] += seconds
+        self.totals["step_seconds"] += seconds - self.validation
+        self.totals["images"] += pl_module.sums.count * trainer.world_size
+        pl_module.numbers["train/seconds"] = seconds - self.validation

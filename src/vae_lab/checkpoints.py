@@ -17,10 +17,10 @@ def writers(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
         folder: of the checkpoints.
         monitor: `val/elbo`, of which more is better, or `val/mse`, of which less is; None without validation.
     """
-    last = ModelCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = Movable(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     if monitor is None:
         return [last]
-    best = ModelCheckpoint(
+    best = Movable(
         dirpath=folder,
         filename="best",
         monitor=monitor,
@@ -28,6 +28,21 @@ def writers(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
         enable_version_counter=False,
     )
     return [best, last]
+
+
+class Movable(ModelCheckpoint):
+    """Keeps checkpoints, and still knows the best after the run's directory was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which checkpoint is the best so far, where it lies now."""
+        assert self.dirpath is not None
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def find(folder: Path, name: str = "best") -> Path:
@@ -43,15 +58,22 @@ def find(folder: Path, name: str = "best") -> Path:
     raise DataError(f"{folder} holds no checkpoint {name}.ckpt")
 
 
-def restore(module: torch.nn.Module, path: Path) -> None:
-    """Load a checkpoint's weights into a module, on the device that it is on.
+def restore(module: torch.nn.Module, path: Path) -> dict[str, Any]:
+    """Load a checkpoint's weights into a module, on its device and in their precision; returns the whole checkpoint.
 
     Raises:
         DataError: where the checkpoint is damaged, holds more than tensors and plain values, or another model.
     """
+    checkpoint = read(path)
     try:
-        module.load_state_dict(read(path)["state_dict"])
-    except RuntimeError as error:
+        weights = checkpoint["state_dict"]
+        for weight in weights.values():
+            if weight.is_floating_point():
+                module.to(weight.dtype)
+                break
+        module.load_state_dict(weights)
+        return checkpoint
+    except (RuntimeError, KeyError) as error:
         raise DataError(f"checkpoint {path} is of another model: {str(error).splitlines()[-1].strip()}") from error
 
 

@@ -9,21 +9,24 @@ import re
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vae_lab.config import Config
-from vae_lab.errors import ConfigError, VaeLabError
+from vae_lab.errors import ConfigError, DataError, VaeLabError
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())  # a wheel, a checkout
@@ -38,9 +41,12 @@ def run_dir(resume: str | None, parent: str) -> str:
 
 
 def job_dir(overrides: str) -> str:
-    """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line."""
-    name = re.sub(r"[^\w.+-]+", "-", overrides, flags=re.ASCII).strip("-.") or "defaults"
-    return name if len(name) <= 120 else f"{name[:110]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line.
+
+    What had to be replaced or cut is told apart by a checksum.
+    """
+    name = re.sub(r"[^\w.+-]+", "-", overrides, flags=re.ASCII).strip("-.")[:110] or "defaults"
+    return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
@@ -71,37 +77,80 @@ def launch(job: Job, name: str) -> NoReturn:
     What the user can mend ends in one line on stderr and the exit code of its kind; the traceback is in the run's log,
     and on the screen with HYDRA_FULL_ERROR=1.
     """
-    on_screen = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print, and exit with
+    asked = os.environ.get("HYDRA_FULL_ERROR")
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
         settings = HydraConfig.get()
         path = Path(settings.runtime.output_dir)
         try:
-            job(config, path, settings.overrides.task)
+            with environment("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
+                job(config, path, settings.overrides.task)
         except Exception as error:
             if settings.mode is RunMode.MULTIRUN:
                 write_traceback(path / f"{name}.log", error)
                 raise  # to Hydra, which goes on with the other jobs
             failures.append(error)
-            if (path / "config.yaml").exists():
+            if not (path / "config.yaml").exists():
+                NewFolders.remove()
+            elif not isinstance(error, ConfigError):  # that one says the run there is another
                 write_traceback(path / f"{name}.log", error)
-            else:
-                remove_empty(path)
 
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+        flags = get_args_parser().parse_known_args()[1]
+        if flags:
+            raise ConfigError(f"{flags[0]} is no flag: values are set without dashes, as in latent_dim=2; see --help")
+        with environment("HYDRA_FULL_ERROR", "1"):  # Hydra then raises what it would print, and exit with
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except HydraException as error:  # of which one is an OSError
+        failures.append(error)
+    except OSError as error:
+        failures.append(DataError(f"{error.filename} cannot be written: {error.strerror}"))
     except Exception as error:
         failures.append(error)
     if not failures:
         sys.exit(0)
     first = failures[0]
     code = exit_code(first)
-    if on_screen or code == 1:
+    if asked == "1" or code == 1:
         traceback.print_exception(first)
     print(f"{name}: {explain(first)}", file=sys.stderr)
     sys.exit(code)
+
+
+def in_a_job() -> bool:
+    """Tell whether a command line started this, rather than Python."""
+    return HydraConfig.initialized()
+
+
+@contextmanager
+def environment(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable for a while, or remove it where the value is None."""
+    before = os.environ.pop(name, None)
+    os.environ.update({} if value is None else {name: value})
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        os.environ.update({} if before is None else {name: before})
+
+
+class NewFolders(Callback):
+    """Remembers which folders Hydra is about to make for a run, so that they can go when it never begins."""
+
+    paths: ClassVar[list[Path]] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Look before Hydra makes them."""
+        path = Path(config.hydra.run.dir).absolute()
+        NewFolders.paths[:] = [folder for folder in (path, *path.parents) if not folder.exists()]
+
+    @classmethod
+    def remove(cls) -> None:
+        """Remove those that are empty."""
+        with suppress(OSError):
+            for folder in cls.paths:
+                folder.rmdir()
 
 
 def exit_code(error: Exception) -> int:
@@ -133,11 +182,3 @@ def write_traceback(path: Path, error: Exception) -> None:
     """Add an error's traceback to a log."""
     with path.open("a") as file:
         traceback.print_exception(error, file=file)
-
-
-def remove_empty(path: Path) -> None:
-    """Remove the folders that Hydra made for a run that never began, up to the working directory."""
-    for folder in (path, *path.parents):
-        if folder == Path.cwd() or any(folder.iterdir()):
-            break
-        folder.rmdir()

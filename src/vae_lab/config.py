@@ -68,6 +68,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         one_of("auto", "none", "threshold", "dynamic", "static"),
     ),
     "data.binarize_input": ("true or false", one_of(True, False)),
+    "data.seed": ("a whole number of at least 0", whole(0)),
     "data.num_workers": ("a whole number of at least 0", whole(0)),
     "encoder.hidden": (
         "a list of whole numbers of at least 1",
@@ -77,11 +78,20 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of whole numbers of at least 1",
         lambda v: OmegaConf.is_list(v) and all(map(whole(1), v)),
     ),
+    "encoder.dropout": ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
+    "decoder.dropout": ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
+    "likelihood.scale": ("a number above 0", lambda v: is_number(v) and v > 0),
     "objective.beta": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
     "objective.warmup_steps": ("a whole number of at least 0", whole(0)),
     "objective.samples": ("a whole number of at least 1", whole(1)),
+    "optimizer.weight_decay": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
     "optimizer.lr": ("a number above 0", lambda v: is_number(v) and v > 0),
     "trainer.max_epochs": ("a whole number of at least 0", whole(0)),
+    # heads and sums need 32 bits, and grey values more than bfloat16 has
+    "trainer.precision": (
+        "null, 32-true, 64-true, 16-mixed or bf16-mixed",
+        one_of(None, "32-true", "64-true", "16-mixed", "bf16-mixed"),
+    ),
 }
 
 
@@ -92,8 +102,10 @@ def check(config: DictConfig) -> None:
         ConfigError: for the first that cannot work; one line with the key, the value and what is allowed.
     """
     for key, (allowed, holds) in RULES.items():
-        value = OmegaConf.select(config, key, default=MISSING)
-        if value != MISSING and not holds(value):
+        group, _, name = key.rpartition(".")
+        owner = config[group] if group else config
+        value = owner.get(name)
+        if name in owner and not holds(value):
             raise ConfigError(f"{key}={value} must be {allowed}")
     needs_density = getattr(part(config, "objective"), "needs_density", False)
     if needs_density and not has_density(config):
@@ -101,6 +113,9 @@ def check(config: DictConfig) -> None:
             f"objective={config.objective._target_} needs a posterior with a density, and "
             f"{config.posterior._target_} has none: use posterior=normal, or objective=reconstruction"
         )
+    mixed = str(config.trainer.get("precision")).endswith("-mixed")
+    if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
+        raise ConfigError("trainer.gradient_clip_val with a mixed trainer.precision needs optimizer.fused=false")
     binary_only = takes_binary_only(config)
     if binary_only and config.data.binarize == "none":
         raise ConfigError(
@@ -122,7 +137,7 @@ def binarization(config: DictConfig) -> str:
 
 
 def takes_binary_only(config: DictConfig) -> bool:
-    """Tell whether the likelihood's support is {0, 1}."""
+    """Tell whether the likelihood's `support` is {0, 1}; any other takes every value from 0 to 1."""
     from torch.distributions import constraints
 
     support = getattr(part(config, "likelihood"), "support", None)

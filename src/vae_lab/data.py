@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
 
-BINARIZATION_SEED = 1  # of what is drawn once: the same pixels whatever the run's seed
-TRAINING, EVALUATION = 0, 1  # keep the random streams of the two apart
+
+class Stream(IntEnum):
+    """What a random stream is for; no two uses share one."""
+
+    SPLIT = 1  # (seed)
+    TRAINING = 2  # order: (seed, epoch); step: (seed, epoch, step, rank)
+    EVALUATION = 3  # (seed, step, rank)
+    BINARIZATION = 4  # (training or test): the same pixels whatever the seed
+    DIGITS_TEST = 5  # (): the same images whatever the seed
 
 
 class Plan(NamedTuple):
@@ -104,13 +113,13 @@ class Batches(Sampler[Plan]):
 
     def __iter__(self) -> Iterator[Plan]:
         if self.shuffle:
-            stream = (self.seed, TRAINING, self.epoch)
-            order = torch.randperm(self.size, generator=generator(*stream))
+            stream, place = Stream.TRAINING, [self.seed, self.epoch]
+            order = torch.randperm(self.size, generator=generator(stream, *place))
         else:
-            stream = (self.seed, EVALUATION, 0)
+            stream, place = Stream.EVALUATION, [self.seed]
             order = torch.arange(self.size)
         for step, indices in enumerate(order[self.share].split(self.batch_size)):
-            yield Plan(indices, mix(*stream, step, self.rank))
+            yield Plan(indices, mix(stream, *place, step, self.rank))
 
 
 class ImageData(LightningDataModule, ABC):
@@ -174,12 +183,14 @@ class ImageData(LightningDataModule, ABC):
 
         Raises:
             DataError: where the images are missing or damaged.
-            ConfigError: where the batch or the validation part is larger than what there is.
+            ConfigError: where they are of another shape, or the batch or the validation part is larger than there is.
         """
         if self.train is not None:
             return
         images, labels = self.read(train=True)
         size = len(labels)
+        if images.shape[1:] != self.shape:
+            raise ConfigError(f"data.shape={list(self.shape)} must be {list(images.shape[1:])}, as the images are")
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")
@@ -188,7 +199,7 @@ class ImageData(LightningDataModule, ABC):
                 f"data.batch_size={self.batch_size} is more than the {size - val_size} images left for training"
             )
         binary = self._drawn_once(images, train=True)
-        order = torch.randperm(size, generator=generator(self.seed))
+        order = torch.randperm(size, generator=generator(Stream.SPLIT, self.seed))
         parts = [
             Images(images[part], labels[part], None if binary is None else binary[part])
             for part in (order[val_size:], order[:val_size])
@@ -201,7 +212,7 @@ class ImageData(LightningDataModule, ABC):
         """Return the pixels 0 or 1 where they are drawn once, from (N, C, H, W); else None."""
         if self.binarize not in ("dynamic", "static"):
             return None
-        return bernoulli(images, generator(BINARIZATION_SEED, int(train)))
+        return bernoulli(images, generator(Stream.BINARIZATION, train))
 
     def train_dataloader(self) -> DataLoader[Raw]:
         """Return the training batches, shuffled anew each epoch."""
@@ -217,8 +228,9 @@ class ImageData(LightningDataModule, ABC):
 
     def _loader(self, images: Images | None, shuffle: bool) -> DataLoader[Raw]:
         assert images is not None, "setup() comes first"
-        where = {}
+        where, on_gpu = {}, False
         if self.trainer is not None:
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
             where = {
                 "epoch": self.trainer.current_epoch,
                 "rank": self.trainer.global_rank,
@@ -230,16 +242,17 @@ class ImageData(LightningDataModule, ABC):
             sampler=Batches(len(images), self.batch_size, self.seed, shuffle, **where),
             collate_fn=as_it_is,
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=on_gpu,
         )
 
     def on_after_batch_transfer(self, batch: Raw, dataloader_idx: int) -> Batch:
         """Make numbers of a batch on its device, and seed all that is random in the step from here on."""
         assert self.trainer is not None
         seed_device(batch.seed, batch.image.device)
-        return self.batch(batch, self.trainer.training, self.trainer.lightning_module.dtype)
+        dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
+        return self.batch(batch, self.trainer.training, dtype)
 
-    def batch(self, raw: Raw, training: bool, dtype: torch.dtype | str = torch.float32) -> Batch:
+    def batch(self, raw: Raw, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
         """Convert, binarize and corrupt the images of one step, on the device that they are on.
 
         Args:
@@ -247,7 +260,6 @@ class ImageData(LightningDataModule, ABC):
             training: whether noise is on and `dynamic` draws anew.
             dtype: of the pixel values.
         """
-        assert isinstance(dtype, torch.dtype)
         image, label, binary, _ = raw
         if self.binarize == "none":
             target = image.to(dtype) / 255
@@ -280,13 +292,17 @@ class MNIST(ImageData):
         Raises:
             DataError: where it is missing and cannot be downloaded, or is damaged.
         """
-        if self.train is None:
-            try:
-                self._open(train=False, download=True)
-            finally:
-                for folder in (self.root / "MNIST" / "raw", self.root / "MNIST", self.root):
-                    if folder.is_dir() and not any(folder.iterdir()):
-                        folder.rmdir()  # nothing came, so nothing is left behind
+        if self.train is not None:
+            return
+        folders = (self.root / "MNIST" / "raw", self.root / "MNIST", self.root)
+        new = [folder for folder in folders if not folder.exists()]
+        try:
+            self._open(train=False, download=True)
+        except DataError:
+            with suppress(OSError):  # what came in part is kept
+                for folder in new:
+                    folder.rmdir()
+            raise
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, 1, 28, 28) and labels (N,)."""
@@ -318,7 +334,7 @@ class Digits(ImageData):
         digits = load_digits()
         images = torch.from_numpy(digits.images.astype(np.int64) * 255 // 16).to(torch.uint8).unsqueeze(1)
         labels = torch.from_numpy(digits.target.astype(np.int64))
-        order = torch.randperm(len(labels), generator=generator(0))
+        order = torch.randperm(len(labels), generator=generator(Stream.DIGITS_TEST))
         test_size = len(labels) // 5
         part = order[test_size:] if train else order[:test_size]
         return images[part], labels[part]
@@ -330,9 +346,10 @@ def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
     return (noise < image).to(torch.uint8)
 
 
-def mix(*numbers: int) -> int:
-    """Return one 63-bit seed for several numbers, so that neighbours share nothing."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+def mix(stream: Stream, *numbers: int) -> int:
+    """Return a 63-bit seed of its own for each stream and each list of numbers."""
+    # the length, because SeedSequence takes a list and the same list with zeros behind it for one
+    return int(np.random.SeedSequence((stream, len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seed_device(seed: int, device: torch.device) -> None:
@@ -346,9 +363,9 @@ def seed_device(seed: int, device: torch.device) -> None:
         torch.get_device_module(device.type).manual_seed(seed)
 
 
-def generator(*numbers: int) -> torch.Generator:
-    """Return torch's generator on the CPU, seeded by several numbers."""
-    return torch.Generator().manual_seed(mix(*numbers))
+def generator(stream: Stream, *numbers: int) -> torch.Generator:
+    """Return torch's generator on the CPU, seeded by `mix`."""
+    return torch.Generator().manual_seed(mix(stream, *numbers))
 
 
 def as_it_is(batch: Any) -> Any:

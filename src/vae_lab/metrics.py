@@ -9,7 +9,13 @@ from torch import Tensor
 class Sums:
     """Adds up named terms per image; `means` divides by the number of images, so ragged batches change nothing.
 
-    The terms of the first `add` are the terms of all; one read costs one transfer from the device.
+    Every `add` has the same terms; one read costs one transfer from the device.
+
+    >>> sums = Sums()
+    >>> sums.add({"kl": torch.tensor([1.0, 2.0])})
+    >>> sums.add({"kl": torch.tensor([6.0])})
+    >>> sums.means()
+    {'kl': 3.0}
     """
 
     def __init__(self) -> None:
@@ -22,6 +28,7 @@ class Sums:
         values = torch.stack(list(terms.values())).detach()  # (terms, B)
         precise = torch.float32 if values.device.type == "mps" else torch.float64
         total = values.sum(1, dtype=precise)
+        assert self.sums is None or self.names == tuple(terms), "the same terms in every step"
         self.names = tuple(terms)
         self.sums = total if self.sums is None else self.sums + total
         self.count += values.shape[1]

@@ -48,7 +48,10 @@ class Draw(NamedTuple):
 
 
 class Head(Protocol):
-    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...)."""
+    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...).
+
+    A posterior without a density says so by `has_density = False`; a likelihood states its `support`.
+    """
 
     def parameter_shape(self, event_shape: Shape) -> Shape:
         """Return the shape of the parameters of one event."""
@@ -74,6 +77,7 @@ class Conditional(nn.Module):
         self.in_shape = in_shape
         self.network = network(in_shape, head.parameter_shape(event_shape))
         self.head: Any = head
+        self.has_density: bool = getattr(head, "has_density", True)
 
     def forward(self, given: Tensor, detach: bool = False) -> Distribution:
         """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""
@@ -106,6 +110,15 @@ class VAE(nn.Module):
         encoder: conditional from images (C, H, W) to latents (D,).
         decoder: conditional from latents (D,) to images (C, H, W).
         prior: module that is called with `encode` and returns p(z) with event shape (D,).
+
+    >>> from vae_lab import likelihoods, networks, posteriors, priors
+    >>> encoder = Conditional(networks.MLP, posteriors.Normal(), in_shape=(1, 8, 8), event_shape=(2,))
+    >>> decoder = Conditional(networks.MLP, likelihoods.Bernoulli(), in_shape=(2,), event_shape=(1, 8, 8))
+    >>> vae = VAE(encoder, decoder, priors.StandardNormal(2))
+    >>> x = torch.zeros(5, 1, 8, 8)
+    >>> draw = vae.draw(Batch(x, x, torch.zeros(5)), samples=3)
+    >>> draw.z.shape, draw.log_likelihood.shape, draw.kl.shape
+    (torch.Size([3, 5, 2]), torch.Size([3, 5]), torch.Size([5, 2]))
     """
 
     def __init__(self, encoder: Conditional, decoder: Conditional, prior: nn.Module) -> None:
@@ -138,12 +151,11 @@ class VAE(nn.Module):
         z = q.rsample(torch.Size([samples]))  # (K, B, D)
         p = self.decode(z)
         log_likelihood = p.log_prob(batch.target)  # (K, B)
-        scored = self.encoder.distribution(outputs, detach=True) if detach else q
-        try:
-            # scored right after sampling: a transformed distribution that caches need not invert itself
-            log_posterior = scored.log_prob(z)
-        except NotImplementedError:  # torch's word for a distribution without a density
+        if not self.encoder.has_density:
             return Draw(z, q, p, log_likelihood)
+        scored = self.encoder.distribution(outputs, detach=True) if detach else q
+        # the very z that was sampled: a transformed distribution with a cache need not invert itself, unless detached
+        log_posterior = scored.log_prob(z)
         prior = self.prior(self.encode)
         return Draw(z, q, p, log_likelihood, prior.log_prob(z), log_posterior, kl_per_dimension(q, prior))
 

@@ -1,6 +1,7 @@
 """The LightningModule: steps, sums, optimizer. It knows neither the model's parts nor the data."""
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class VAEModule(LightningModule):
         self.scheduler = scheduler
         self.sums = Sums()  # of the epoch in training
         self.evaluation = Sums()  # of a validation or a test
-        self.terms: Terms = {}  # of the step in progress, to tell which one is not finite
-        self.numbers: dict[str, float] = {}  # the latest of each stage: train/loss, val/elbo, …
+        self.terms: Terms = {}  # of the step in progress, detached, to tell which one is not finite
+        self.numbers: dict[str, float] = {}  # since the last row: train/loss, val/elbo, …
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer over all parameters, and the scheduler where there is one."""
@@ -53,8 +54,9 @@ class VAEModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        loss, self.terms = self.objective(self.vae, batch, self.global_step)
-        self.sums.add({"loss": loss.expand(len(batch.label)), **self.terms})
+        loss, terms = self.objective(self.vae, batch, self.global_step)
+        self.terms = {"loss": loss.detach().expand(len(batch.label)), **{k: term.detach() for k, term in terms.items()}}
+        self.sums.add(self.terms)
         if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
             self.log("loss", loss, prog_bar=True, logger=False)
         return loss
@@ -66,7 +68,7 @@ class VAEModule(LightningModule):
             NonFiniteError: names the step and the terms.
         """
         if not torch.isfinite(loss):
-            wrong = [name for name, term in self.terms.items() if not torch.isfinite(term).all()] or ["loss"]
+            wrong = [name for name, term in self.terms.items() if not torch.isfinite(term).all()]
             raise NonFiniteError(
                 f"{', '.join(wrong)} not finite at step {self.global_step} (epoch {self.current_epoch + 1}): "
                 "stopped before the weights changed; try a smaller optimizer.lr or trainer.gradient_clip_val"
@@ -77,6 +79,7 @@ class VAEModule(LightningModule):
         self._log("train", self.sums)
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch + 1, **self.numbers}, step=self.global_step)
+        self.numbers = {}  # an epoch without a validation has no numbers of one
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up the terms of one batch."""
@@ -102,6 +105,11 @@ class VAEModule(LightningModule):
 
     def _log(self, stage: str, sums: Sums) -> None:
         means = sums.means(lambda total: self.trainer.strategy.reduce(total, reduce_op="sum"))
+        if self.trainer.sanity_checking:
+            return
+        wrong = [name for name, mean in means.items() if not isfinite(mean)]
+        if wrong:
+            raise NonFiniteError(f"{stage}/{', '.join(wrong)} not finite after step {self.global_step}")
         numbers = {f"{stage}/{name}": mean for name, mean in means.items()}
         self.numbers |= numbers
         # for callbacks and the bar; the loggers get the row of an epoch as a whole

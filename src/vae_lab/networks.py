@@ -25,6 +25,11 @@ class MLP(nn.Sequential):
     Raises:
         ValueError: for a width below 1, an unknown layer name, a list of another length than `hidden`,
             or a dropout outside its range.
+
+    >>> import torch
+    >>> encoder = MLP((1, 28, 28), (40,), hidden=(500, 500), activation=("ELU", "Tanh"))
+    >>> encoder(torch.zeros(8, 1, 28, 28)).shape
+    torch.Size([8, 40])
     """
 
     def __init__(

@@ -24,6 +24,9 @@ class Elbo:
 
     Raises:
         ValueError: for a value outside its range.
+
+    >>> [Elbo(beta=4.0, warmup_steps=100).beta_at(step) for step in (0, 50, 100, 1000)]
+    [0.0, 2.0, 4.0, 4.0]
     """
 
     needs_density: ClassVar[bool] = True

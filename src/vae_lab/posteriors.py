@@ -4,6 +4,7 @@ A head says which parameter shape it needs for an event shape, and turns paramet
 into a distribution with batch shape (...) and that event shape.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -26,6 +27,10 @@ class Normal(nn.Module):
 
     Raises:
         ValueError: for any other `scale`.
+
+    >>> q = Normal()(torch.tensor([[1.0, 2.0, 0.0, math.log(9.0)]]))  # two means, two log-variances
+    >>> q.mean, q.stddev
+    (tensor([[1., 2.]]), tensor([[1., 3.]]))
     """
 
     has_density = True
@@ -44,7 +49,7 @@ class Normal(nn.Module):
         """Return q with batch shape (...) and event shape (D,) from parameters (..., 2·D)."""
         mean, spread = parameters.chunk(2, dim=-1)
         if self.softplus:
-            scale = (1e-6 + functional.softplus(spread)).clamp(max=torch.e**MAX_LOG_SCALE)
+            scale = (1e-6 + functional.softplus(spread)).clamp(max=math.exp(MAX_LOG_SCALE))
         else:
             scale = (spread / 2).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
         return Independent(NormalDistribution(mean, scale, validate_args=False), 1, validate_args=False)

@@ -10,8 +10,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from yaml import YAMLError
 
 from vae_lab import checkpoints
 from vae_lab.config import binarization, check
@@ -48,16 +49,20 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
     with writable(path):
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
+        if is_new(path):
+            OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
+            OmegaConf.save(config, path / ".hydra" / "config.yaml")
         (path / "metrics.json").unlink(missing_ok=True)  # of a run that goes on: it has not ended any more
-        OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
-        OmegaConf.save(config, path / ".hydra" / "config.yaml")
         OmegaConf.save(config, path / "config.yaml", resolve=True)
 
 
 @rank_zero_only
 def finish(path: Path, metrics: dict[str, Any]) -> None:
     """Write the final numbers, which also say that the run has ended."""
-    (path / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    with writable(path):
+        beside = path / "metrics.tmp"
+        beside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+        beside.replace(path / "metrics.json")
 
 
 def is_new(path: Path) -> bool:
@@ -94,14 +99,24 @@ def stored_config(path: Path) -> DictConfig:
         config = OmegaConf.load(path / "config.yaml")
     except OSError as error:
         raise DataError(f"{path} is no run: it holds no config.yaml") from error
-    assert isinstance(config, DictConfig)
+    except YAMLError as error:
+        raise DataError(f"{path / 'config.yaml'} is damaged") from error
+    if not isinstance(config, DictConfig):
+        raise DataError(f"{path / 'config.yaml'} is damaged")
     return config
 
 
 def stored_metrics(path: Path) -> dict[str, Any]:
-    """Return the final numbers of a run, empty where it has not ended."""
+    """Return the final numbers of a run, empty where it has not ended.
+
+    Raises:
+        DataError: where the file is damaged.
+    """
     file = path / "metrics.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    try:
+        return json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}") from error
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -116,7 +131,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key == "resume" or key.startswith("hydra."):
             continue
-        if not key.startswith(MAY_CHANGE):
+        if not key.startswith(MAY_CHANGE) or OmegaConf.select(stored, key, default=MISSING) == MISSING:
             raise ConfigError(f"{key} cannot change with resume={config.resume}, only {', '.join(MAY_CHANGE)} can")
         OmegaConf.update(stored, key, override.value())
     return stored
@@ -125,7 +140,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
     old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
-    keys = sorted((old.keys() | new.keys()) - {"print_every"})
+    keys = sorted((old.keys() | new.keys()) - {"print_every", "data.root"})
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
@@ -159,12 +174,15 @@ def build_module(config: DictConfig) -> VAEModule:
         encoder = Conditional(build(config, "encoder"), posterior, image, latent)
     with blame("decoder"):
         decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
-    return VAEModule(
+    module = VAEModule(
         VAE(encoder, decoder, prior),
         build(config, "objective"),
         build(config, "optimizer"),
         build(config, "scheduler") or None,
     )
+    with blame("optimizer"):
+        module.configure_optimizers()  # refuses here what it would refuse in the training
+    return module
 
 
 def build_data(config: DictConfig) -> ImageData:

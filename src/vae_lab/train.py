@@ -4,7 +4,6 @@ import logging
 import platform
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from vae_lab.commandline import compose, launch
+from vae_lab import __version__
+from vae_lab.commandline import compose, in_a_job, launch
 from vae_lab.config import check, has_density
 from vae_lab.errors import ConfigError
 
@@ -45,15 +45,17 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
     from vae_lab import runs
 
-    resumes = config.resume is not None
-    if resumes:
+    goes_on = config.resume is not None
+    if goes_on:
+        if path.resolve() != Path(config.resume).resolve():
+            raise ConfigError(f"resume={config.resume} goes on in that directory: leave out hydra.run.dir and sweeps")
         config = runs.resumed_config(config, overrides)
         check(config)
     if "root" in config.data:
         config.data.root = str(Path(config.data.root).expanduser().absolute())  # for whoever loads it from elsewhere
     if not runs.is_new(path):
         changed = runs.differences(path, config)
-        if changed and not resumes:
+        if changed and not goes_on:
             raise ConfigError(
                 f"{relative(path)} holds a run of other settings ({changed[0]}): "
                 f"give another name or hydra.run.dir, or go on with it by resume={relative(path)}"
@@ -79,7 +81,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     module, data = runs.build_module(config), runs.build_data(config)
     clock = Clock()
     monitor = None
-    if config.data.val_fraction:
+    if config.data.val_fraction and config.trainer.limit_val_batches != 0:
         monitor = "val/elbo" if has_density(config) else "val/mse"
     bar = config.trainer.enable_progress_bar
     if bar is None:
@@ -99,43 +101,52 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         logger=[loggers.Curves(path / "metrics.csv"), *lines, *runs.build(config, "logger").values()],
         enable_progress_bar=bar,
     )
+    if trainer.world_size > 1 and not in_a_job():
+        raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
+    last = path / "checkpoints" / "last.ckpt"
+    begun = last.exists()
+    if begun:
+        trained = checkpoints.restore(module, last)["epoch"] + 1
+        if trained > config.trainer.max_epochs:
+            raise ConfigError(
+                f"trainer.max_epochs={config.trainer.max_epochs} is less than the {trained} trained so far"
+            )
     data.prepare_data()
     data.setup()
     runs.create(path, config, overrides)
 
     say = rank_zero_only(log.info)
-    weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
-    say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
-    last = path / "checkpoints" / "last.ckpt"
-    started = time.perf_counter()
-    trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
-    seconds = time.perf_counter() - started
-    if not last.exists():
-        say(f"nothing was trained: trainer.max_epochs={config.trainer.max_epochs}")
-        trainer.save_checkpoint(last)
+    with recorded(path):
+        weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
+        say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
+        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+        if not begun and trainer.global_step == 0:
+            say(f"nothing was trained: trainer.max_epochs={config.trainer.max_epochs}")
+            trainer.save_checkpoint(last)
 
-    checkpoint = checkpoints.find(path / "checkpoints")
-    checkpoints.restore(module, checkpoint)
-    trainer.validate(module, data, verbose=False)
-    trainer.test(module, data, verbose=False)
-    results = {name: value for name, value in module.numbers.items() if name.startswith(("val/", "test/"))}
-    metrics = {
-        **results,
-        "checkpoint": checkpoint.name,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
-        "seconds": seconds,
-        "images_per_second": clock.images / clock.seconds if clock.seconds else None,
-        **provenance(),
-    }
-    runs.finish(path, metrics)
-    say(table(results))
-    say(f"results are in {relative(path)}")
+        checkpoint = checkpoints.find(path / "checkpoints")
+        checkpoints.restore(module, checkpoint)
+        trainer.validate(module, data, verbose=False)
+        trainer.test(module, data, verbose=False)
+        metrics = {
+            **module.numbers,
+            "checkpoint": checkpoint.name,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": clock.totals["seconds"],
+            "images_per_second": clock.totals["images"] / (clock.totals["step_seconds"] or 1),
+            **provenance(),
+        }
+        runs.finish(path, metrics)
+        say(table(module.numbers))
+        say(f"results are in {relative(path)}")
     return runs.Run(path, config, module.eval(), data, metrics)
 
 
 def table(results: dict[str, float]) -> str:
     """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
+    if not results:
+        return "nothing was evaluated"
     stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
     rows = [" " * 16 + "".join(f"{stage:>12}" for stage in stages)]
     rows += [f"{name:16}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
@@ -146,6 +157,28 @@ def relative(path: Path) -> Path:
     """Return a path as seen from the working directory, where it lies below that."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Keep what is said in the run's `train.log`, and print it where nobody has set up logging, as in a notebook."""
+    root, ours = logging.getLogger(), logging.getLogger("vae_lab")
+    level = ours.level
+    file = logging.FileHandler(path / "train.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [file]
+    if not root.handlers:
+        handlers.append(logging.StreamHandler(sys.stdout))
+    ours.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 @contextmanager
@@ -172,9 +205,10 @@ def quiet() -> Iterator[None]:
 
 def provenance() -> dict[str, Any]:
     """Return what the numbers were made with: versions of the packages, and the revision of a checkout."""
-    packages = ("vae-lab", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     return {
         "git/revision": revision(),
+        "version/vae-lab": __version__,
         "version/python": platform.python_version(),
         **{f"version/{package}": metadata.version(package) for package in packages},
     }
