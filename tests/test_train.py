@@ -257,8 +257,27 @@ def test_a_run_keeps_its_precision(small: Trainer) -> None:
     assert {weight.dtype for weight in weights(run).values()} == {torch.float64}
 
 
-@pytest.mark.parametrize("options", [["trainer.gradient_clip_val=1"], ["trainer.precision=bf16-mixed"]])
-def test_options_of_the_trainer_reach_it(small: Trainer, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.gradient_clip_val=1"],
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.accumulate_grad_batches=2"],
+        ["encoder.norm=BatchNorm1d", "decoder.norm=LayerNorm"],
+        ["encoder.activation=[ELU]", "decoder.activation=Tanh"],
+        ["encoder.dropout=0.5"],
+        ["posterior.scale=softplus"],
+        ["objective.beta=2"],
+        ["objective.warmup_steps=10"],
+        ["objective.kl=sampled", "objective.samples=3"],
+        ["optimizer=adamw"],
+        ["data.binarize=dynamic"],
+        ["data.binarize=static"],
+        ["data.binarize_input=false"],
+        ["data.batch_size=50"],
+    ],
+)
+def test_options_reach_the_training(small: Trainer, options: list[str]) -> None:
     assert not same(weights(small(name="plain")), weights(small(*options, name="other")))
 
 

@@ -61,11 +61,14 @@ class Images(Dataset[Raw]):
     def __len__(self) -> int:
         return len(self.label)
 
+    def part(self, indices: Tensor) -> "Images":
+        """Return a copy of the images at some indices (M,)."""
+        return Images(self.image[indices], self.label[indices], None if self.binary is None else self.binary[indices])
+
     def __getitem__(self, plan: Plan) -> Raw:
         """Return the images of one step."""
-        indices, seed = plan
-        binary = None if self.binary is None else self.binary[indices]
-        return Raw(self.image[indices], self.label[indices], binary, seed)
+        images = self.part(plan.indices)
+        return Raw(images.image, images.label, images.binary, plan.seed)
 
 
 class Batches(Sampler[Plan]):
@@ -200,13 +203,12 @@ class ImageData(LightningDataModule, ABC):
             )
         binary = self._drawn_once(images, train=True)
         order = torch.randperm(size, generator=generator(Stream.SPLIT, self.seed))
-        parts = [
-            Images(images[part], labels[part], None if binary is None else binary[part])
-            for part in (order[val_size:], order[:val_size])
-        ]
-        test_images, test_labels = self.read(train=False)
-        self.train, self.val = parts
-        self.test = Images(test_images, test_labels, self._drawn_once(test_images, train=False))
+        training, validation = order[val_size:], order[:val_size]
+        kept = binary if self.binarize == "static" else None  # dynamic pixels are drawn as they are trained on
+        self.train = Images(images, labels, kept).part(training)
+        self.val = Images(images, labels, binary).part(validation)
+        images, labels = self.read(train=False)
+        self.test = Images(images, labels, self._drawn_once(images, train=False))
 
     def _drawn_once(self, images: Tensor, train: bool) -> Tensor | None:
         """Return the pixels 0 or 1 where they are drawn once, from (N, C, H, W); else None."""
