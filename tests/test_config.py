@@ -156,6 +156,7 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
         (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
         (["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"], "optimizer.fused=false"),
+        (["data=_images"], "^data has no _target_"),
         (["posterior=point"], "posterior=normal, or objective=reconstruction"),
         (["likelihood._target_=vae_lab.likelihoods.Cauchy"], "likelihood._target_=vae_lab.likelihoods.Cauchy"),
     ],
@@ -169,6 +170,7 @@ def test_parts_that_do_not_go_together_are_refused(options: list[str], named: st
     ("options", "named"),
     [
         (["encoder.activation=Foo"], "^encoder: activation=Foo"),
+        (["prior.latent_dim=3"], "^model: .*size"),
         (["optimizer.betas=[2,3]"], "^optimizer: .*beta"),
         (["posterior.scale=foo"], "^posterior: scale=foo"),
         (["likelihood=gaussian", "likelihood.mean=foo"], "^likelihood: mean=foo"),

@@ -107,6 +107,8 @@ def check(config: DictConfig) -> None:
         value = owner.get(name)
         if name in owner and not holds(value):
             raise ConfigError(f"{key}={value} must be {allowed}")
+    for group in ("data", "noise", "encoder", "decoder", "posterior", "likelihood", "prior", "objective", "optimizer"):
+        part(config, group)
     needs_density = getattr(part(config, "objective"), "needs_density", False)
     if needs_density and not has_density(config):
         raise ConfigError(
@@ -155,9 +157,11 @@ def part(config: DictConfig, group: str) -> Any:
     """Return the class that a group names as its `_target_`.
 
     Raises:
-        ConfigError: where there is no such thing.
+        ConfigError: where it names none, or there is no such thing.
     """
-    target = config[group]._target_
+    target = config[group].get("_target_")
+    if target is None:
+        raise ConfigError(f"{group} has no _target_, so it is no part: --help lists those there are")
     try:
         return resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:

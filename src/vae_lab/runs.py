@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -18,7 +19,7 @@ from vae_lab import checkpoints
 from vae_lab.config import binarization, check
 from vae_lab.data import ImageData
 from vae_lab.errors import ConfigError, DataError
-from vae_lab.model import VAE, Conditional
+from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 
 MAY_CHANGE = ("trainer.", "print_every", "data.root", "data.num_workers")  # when a run goes on
@@ -180,9 +181,13 @@ def build_module(config: DictConfig) -> VAEModule:
         build(config, "optimizer"),
         build(config, "scheduler") or None,
     )
+    # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
     with blame("optimizer"):
-        module.configure_optimizers()  # refuses here what it would refuse in the training
-    return module
+        module.configure_optimizers()
+    with blame("model"), torch.no_grad():
+        pixels = torch.zeros(2, *image)
+        module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2)))
+    return module.train()
 
 
 def build_data(config: DictConfig) -> ImageData:
@@ -207,5 +212,5 @@ def blame(group: str) -> Iterator[None]:
         yield
     except InstantiationException as error:
         raise ConfigError(f"{group}: {error.__cause__ or error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{group}: {error}") from error

@@ -195,6 +195,7 @@ def quiet() -> Iterator[None]:
             "is not empty",
             ".*sync_dist",
             ".*across ranks is zero",
+            ".*could not find the monitored key",
         ):
             warnings.filterwarnings("ignore", f".*{said}")
         try:
