@@ -46,6 +46,8 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
         (["latent_dim=-3"], 2, "latent_dim=-3 must be"),
         (["epochs=3"], 2, "epochs is no key"),
         (["--epochs=3"], 2, "--epochs=3 is no flag"),
+        (["data=digits", "-m", "latent_dim=2,3"], 2, "flags such as -m come first"),
+        (["noise=null"], 2, "override must be"),
         (["data=digits", "data.binarize=none"], 2, "data.binarize=none"),
         (["data=digits", "encoder.activation=Foo"], 2, "encoder: activation=Foo"),
         (["data=digits", "data.batch_size=1500"], 2, "data.batch_size=1500"),
@@ -99,6 +101,10 @@ def test_a_job_that_fails_leaves_the_others_and_its_traceback(command: Command, 
     bad, good = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     assert "Traceback" in (bad / "train.log").read_text()
     assert (good / "metrics.json").exists()
+    before = (good / "train.log").read_text()
+    other = command("-m", *SMALL, "latent_dim=2", "hydra.sweep.dir=sweep", f"hydra.sweep.subdir={good.name}", "seed=1")
+    assert other.returncode == 2
+    assert (good / "train.log").read_text() == before
 
 
 def test_a_run_goes_on_in_its_own_directory(command: Command, tmp_path: Path) -> None:

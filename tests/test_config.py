@@ -100,6 +100,8 @@ REFUSED = {
     "latent_dim": ["0", "-3"],
     "seed": ["-1", "4294967296"],
     "print_every": ["0"],
+    "resume": ["''"],
+    "data.shape": ["5", "null", "[1,8]", "[1,0,8]"],
     "data.batch_size": ["0", "1.5", "abc", "true", "null"],
     "data.val_fraction": ["1", "1.0", "-0.1", "1.5", "abc", ".nan"],
     "data.binarize": ["maybe", "true", "0.5"],
@@ -117,6 +119,8 @@ REFUSED = {
     "optimizer.weight_decay": ["-1", "abc"],
     "optimizer.lr": ["0", "-1", "abc", ".nan"],
     "trainer.max_epochs": ["-1", "2.5", "null"],
+    "trainer.accumulate_grad_batches": ["0", "null"],
+    "trainer.check_val_every_n_epoch": ["0", "1.5"],
     "trainer.precision": ["bf16-true", "16-true", "foo", "32"],
 }
 
@@ -141,6 +145,7 @@ def test_every_rule_refuses_something() -> None:
         (["latent_dims=2"], "latent_dims is no key.*latent_dim,"),
         (["encoder.hiden=[3]"], "encoder.hiden is no key.*hidden"),
         (["name=a=b"], "name=a=b"),
+        (["noise=null"], "override must be"),
         (["data=digits", "data.root=x"], "data.root is no key.*batch_size"),
     ],
 )

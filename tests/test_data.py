@@ -89,6 +89,16 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:
     assert not torch.equal(orders[0], orders[1])
 
 
+@pytest.mark.parametrize(("size", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (1, [1]), (4, [4])])
+def test_a_rest_of_one_image_joins_the_step_before_in_training(size: int, sizes: list[int]) -> None:
+    batches = Batches(size, 4, seed=1, shuffle=True)
+    assert [len(plan.indices) for plan in batches] == sizes
+    assert len(batches) == len(sizes)
+    plain = Batches(size, 4, seed=1, shuffle=False)
+    assert len(list(plain)) == len(plain) == -(-size // 4)
+    assert len(list(Batches(3, 1, seed=1, shuffle=True))) == 3
+
+
 def test_no_two_streams_share_a_seed() -> None:
     places = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1)]
     assert len({mix(stream, *place) for stream in Stream for place in places}) == len(Stream) * len(places)

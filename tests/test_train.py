@@ -237,6 +237,7 @@ def test_a_run_that_was_moved_goes_on_and_still_knows_its_best(small: Trainer, t
         (None, ["trainer.max_epochs=1"], ConfigError),
         (None, ["trainer.max_epochs=5", "hydra.run.dir=elsewhere"], ConfigError),
         (None, ["data.root=elsewhere"], ConfigError),
+        (None, ["trainer.precision=64-true", "trainer.max_epochs=5"], ConfigError),
     ],
 )
 def test_a_run_that_cannot_go_on_stays_as_it_was(
@@ -292,6 +293,26 @@ def test_a_trained_module_can_be_copied(small: Trainer) -> None:
     assert same(copy.deepcopy(run.module).state_dict(), run.module.state_dict())
 
 
+def test_a_run_leaves_the_process_as_it_was(small: Trainer) -> None:
+    small("trainer.deterministic=true")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_run_that_goes_on_without_validation_tests_its_last(small: Trainer) -> None:
+    run = small()
+    resumed = train([f"resume={run.path}", "trainer.max_epochs=3", "trainer.limit_val_batches=0"])
+    assert resumed.metrics["checkpoint"] == "last.ckpt"
+    assert same(resumed.module.state_dict(), weights(resumed, "last"))
+
+
+def test_a_run_with_a_damaged_config_is_said_to_be_damaged(small: Trainer) -> None:
+    run = small()
+    for content in ("", "name: x", "a: [", "- 1"):
+        (run.path / "config.yaml").write_text(content)
+        with pytest.raises(DataError, match=r"config\.yaml is damaged"):
+            runs.load(run.path)
+
+
 def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
     run = small("trainer.limit_val_batches=0", "trainer.limit_test_batches=0")
     assert not [name for name in run.metrics if name.startswith(("val/", "test/"))]
@@ -307,7 +328,9 @@ def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
     assert run.metrics["test/mse"] < 0.1
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(
+    small: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, seen = Elbo.__call__, []
 
     def poisoned(self: Elbo, vae: VAE, batch: Batch, step: int) -> tuple[torch.Tensor, Terms]:
@@ -322,3 +345,4 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(small: Trainer, mon
         small()
     ((vae, before),) = seen
     assert same(before, vae.state_dict())
+    assert "NonFiniteError" in (tmp_path / "run" / "train.log").read_text()

@@ -63,8 +63,8 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     try:
         with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
             config = hydra.compose(name, list(overrides), return_hydra_config=True)
-        path = Path(config.hydra.run.dir)
-    except (HydraException, OmegaConfBaseException) as error:
+        path = Path(config.hydra.run.dir).absolute()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
     with open_dict(config):
         del config["hydra"]
@@ -87,26 +87,28 @@ def launch(job: Job, name: str) -> NoReturn:
             with environment("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
                 job(config, path, settings.overrides.task)
         except Exception as error:
-            if settings.mode is RunMode.MULTIRUN:
-                write_traceback(path / f"{name}.log", error)
-                raise  # to Hydra, which goes on with the other jobs
             failures.append(error)
-            if not (path / "config.yaml").exists():
+            begun = (path / "config.yaml").exists()  # by this run, which keeps its own log, or by another
+            if settings.mode is RunMode.MULTIRUN:
+                if not begun:
+                    write_traceback(path / f"{name}.log", error)
+                raise  # to Hydra, which goes on with the other jobs
+            if not begun:
                 NewFolders.remove()
-            elif not isinstance(error, ConfigError):  # that one says the run there is another
-                write_traceback(path / f"{name}.log", error)
 
     try:
         flags = get_args_parser().parse_known_args()[1]
         if flags:
-            raise ConfigError(f"{flags[0]} is no flag: values are set without dashes, as in latent_dim=2; see --help")
+            raise ConfigError(
+                f"{flags[0]} is no flag, or stands behind one: flags such as -m come first, values without dashes after"
+            )
         with environment("HYDRA_FULL_ERROR", "1"):  # Hydra then raises what it would print, and exit with
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-    except HydraException as error:  # of which one is an OSError
-        failures.append(error)
-    except OSError as error:
-        failures.append(DataError(f"{error.filename} cannot be written: {error.strerror}"))
-    except Exception as error:
+    except Exception as error:  # of a job of a sweep, which stands first among the failures, or before any job
+        if isinstance(error, OSError) and not isinstance(error, HydraException):
+            error = DataError(f"{error.filename} cannot be written: {error.strerror}")
+        elif isinstance(error, ValueError):
+            error = ConfigError(explain(error))
         failures.append(error)
     if not failures:
         sys.exit(0)

@@ -58,6 +58,11 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "latent_dim": ("a whole number of at least 1", whole(1)),
     "seed": ("a whole number from 0 to 4294967295", whole(0, 2**32 - 1)),
     "print_every": ("a whole number of at least 1", whole(1)),
+    "resume": ("null or the directory of a run", lambda v: v is None or v != ""),
+    "data.shape": (
+        "three whole numbers of at least 1: channels, height, width",
+        lambda v: OmegaConf.is_list(v) and len(v) == 3 and all(map(whole(1), v)),
+    ),
     "data.batch_size": ("a whole number of at least 1", whole(1)),
     "data.val_fraction": (
         "a fraction from 0 to below 1, or a number of images, at least 2",
@@ -87,6 +92,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer.weight_decay": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
     "optimizer.lr": ("a number above 0", lambda v: is_number(v) and v > 0),
     "trainer.max_epochs": ("a whole number of at least 0", whole(0)),
+    "trainer.accumulate_grad_batches": ("a whole number of at least 1", whole(1)),
+    "trainer.check_val_every_n_epoch": ("null or a whole number of at least 1", lambda v: v is None or whole(1)(v)),
     # heads and sums need 32 bits, and grey values more than bfloat16 has
     "trainer.precision": (
         "null, 32-true, 64-true, 16-mixed or bf16-mixed",

@@ -19,7 +19,7 @@ from vae_lab.model import Batch
 
 
 class Stream(IntEnum):
-    """What a random stream is for; no two uses share one."""
+    """What a random stream is for; different uses never share one."""
 
     SPLIT = 1  # (seed)
     TRAINING = 2  # order: (seed, epoch); step: (seed, epoch, step, rank)
@@ -75,7 +75,8 @@ class Batches(Sampler[Plan]):
     """Plans the steps of an epoch: the order is a function of (seed, epoch), each step's randomness of its place in it.
 
     Of several processes each gets its part of the order. Shuffled, the few images that would leave the processes with
-    different numbers of steps are left out of the epoch; in plain order, as for a test, none is.
+    different numbers of steps are left out of the epoch; in plain order, as for a test, none is. Shuffled, a rest of
+    one image joins the step before: alone it has no variance for a batch norm.
 
     Args:
         size: number of images.
@@ -112,7 +113,8 @@ class Batches(Sampler[Plan]):
         return slice(self.rank, whole, self.world_size)
 
     def __len__(self) -> int:
-        return -(-len(range(self.size)[self.share]) // self.batch_size)
+        steps, rest = divmod(len(range(self.size)[self.share]), self.batch_size)
+        return steps + (rest > 1 or (rest == 1 and not (self.shuffle and steps)))
 
     def __iter__(self) -> Iterator[Plan]:
         if self.shuffle:
@@ -121,7 +123,10 @@ class Batches(Sampler[Plan]):
         else:
             stream, place = Stream.EVALUATION, [self.seed]
             order = torch.arange(self.size)
-        for step, indices in enumerate(order[self.share].split(self.batch_size)):
+        batches = list(order[self.share].split(self.batch_size))
+        if len(batches) > len(self):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for step, indices in enumerate(batches):
             yield Plan(indices, mix(stream, *place, step, self.rank))
 
 

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from yaml import YAMLError
 
 from vae_lab import checkpoints
-from vae_lab.config import binarization, check
+from vae_lab.config import Config, binarization, check
 from vae_lab.data import ImageData
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
@@ -102,7 +102,7 @@ def stored_config(path: Path) -> DictConfig:
         raise DataError(f"{path} is no run: it holds no config.yaml") from error
     except YAMLError as error:
         raise DataError(f"{path / 'config.yaml'} is damaged") from error
-    if not isinstance(config, DictConfig):
+    if not isinstance(config, DictConfig) or not set(Config.__dataclass_fields__) <= set(config):
         raise DataError(f"{path / 'config.yaml'} is damaged")
     return config
 
@@ -132,8 +132,12 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key == "resume" or key.startswith("hydra."):
             continue
-        if not key.startswith(MAY_CHANGE) or OmegaConf.select(stored, key, default=MISSING) == MISSING:
-            raise ConfigError(f"{key} cannot change with resume={config.resume}, only {', '.join(MAY_CHANGE)} can")
+        if not key.startswith(MAY_CHANGE) or key == "trainer.precision":
+            raise ConfigError(
+                f"{key} cannot change with resume={config.resume}: only {', '.join(MAY_CHANGE)} can, not the precision"
+            )
+        if OmegaConf.select(stored, key, default=MISSING) == MISSING:
+            raise ConfigError(f"{key} is no key of the run in {config.resume}")
         OmegaConf.update(stored, key, override.value())
     return stored
 

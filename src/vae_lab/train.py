@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from vae_lab import __version__
-from vae_lab.commandline import compose, in_a_job, launch
+from vae_lab.commandline import compose, in_a_job, launch, write_traceback
 from vae_lab.config import check, has_density
 from vae_lab.errors import ConfigError
 
@@ -121,10 +121,10 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
         if not begun and trainer.global_step == 0:
-            say(f"nothing was trained: trainer.max_epochs={config.trainer.max_epochs}")
+            say("nothing was trained")
             trainer.save_checkpoint(last)
 
-        checkpoint = checkpoints.find(path / "checkpoints")
+        checkpoint = checkpoints.find(path / "checkpoints", "last" if monitor is None else "best")
         checkpoints.restore(module, checkpoint)
         trainer.validate(module, data, verbose=False)
         trainer.test(module, data, verbose=False)
@@ -161,7 +161,7 @@ def relative(path: Path) -> Path:
 
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Keep what is said in the run's `train.log`, and print it where nobody has set up logging, as in a notebook."""
+    """Keep what is said, and what goes wrong, in the run's `train.log`; print it where nobody has set up logging."""
     root, ours = logging.getLogger(), logging.getLogger("vae_lab")
     level = ours.level
     file = logging.FileHandler(path / "train.log")
@@ -174,6 +174,9 @@ def recorded(path: Path) -> Iterator[None]:
         root.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        write_traceback(path / "train.log", error)
+        raise
     finally:
         ours.setLevel(level)
         for handler in handlers:
@@ -183,7 +186,10 @@ def recorded(path: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence, for a while, what Lightning says on every run and nobody can act on."""
+    """Silence what Lightning says on every run and nobody can act on, and put back what it sets for the process."""
+    import torch
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
     lightning = logging.getLogger("pytorch_lightning")
     level = lightning.level
     lightning.setLevel(logging.WARNING)
@@ -196,12 +202,14 @@ def quiet() -> Iterator[None]:
             ".*sync_dist",
             ".*across ranks is zero",
             ".*could not find the monitored key",
+            "Be aware that when using",
         ):
             warnings.filterwarnings("ignore", f".*{said}")
         try:
             yield
         finally:
             lightning.setLevel(level)
+            torch.use_deterministic_algorithms(deterministic)
 
 
 def provenance() -> dict[str, Any]:
