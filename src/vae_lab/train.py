@@ -19,6 +19,8 @@ from vae_lab.config import check, has_density
 from vae_lab.errors import ConfigError
 
 if TYPE_CHECKING:  # heavy, and not for --help
+    from pytorch_lightning import Callback, Trainer
+
     from vae_lab.runs import Run
 
 log = logging.getLogger(__name__)
@@ -70,37 +72,16 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     """Build, train from the last checkpoint where there is one, test the best, and write down the numbers."""
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.utilities import rank_zero_only
 
-    from vae_lab import checkpoints, loggers, runs
+    from vae_lab import checkpoints, runs
     from vae_lab.callbacks import Clock
 
     # everything that can be refused is built before data are read, and data are read before anything is written
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module, data = runs.build_module(config), runs.build_data(config)
-    clock = Clock()
-    monitor = None
-    if config.data.val_fraction and config.trainer.limit_val_batches != 0:
-        monitor = "val/elbo" if has_density(config) else "val/mse"
-    bar = config.trainer.enable_progress_bar
-    if bar is None:
-        bar = sys.stdout.isatty()
-    bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
-    lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
-    trainer: pl.Trainer = runs.build(
-        config,
-        "trainer",
-        default_root_dir=str(path),
-        callbacks=[
-            clock,
-            *bars,
-            *checkpoints.writers(path / "checkpoints", monitor),
-            *runs.build(config, "callbacks").values(),
-        ],
-        logger=[loggers.Curves(path / "metrics.csv"), *lines, *runs.build(config, "logger").values()],
-        enable_progress_bar=bar,
-    )
+    clock, monitor = Clock(), what_is_best(config)
+    trainer = build_trainer(config, path, [clock, *checkpoints.writers(path / "checkpoints", monitor)])
     if trainer.world_size > 1 and not in_a_job():
         raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
     last = path / "checkpoints" / "last.ckpt"
@@ -141,6 +122,34 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         say(table(module.numbers))
         say(f"results are in {relative(path)}")
     return runs.Run(path, config, module.eval(), data, metrics)
+
+
+def what_is_best(config: DictConfig) -> str | None:
+    """Return the metric that tells the best checkpoint; None without validation, where the last is the best."""
+    if not config.data.val_fraction or config.trainer.limit_val_batches == 0:
+        return None
+    return "val/elbo" if has_density(config) else "val/mse"
+
+
+def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -> "Trainer":
+    """Return Lightning's Trainer with our callbacks and loggers, then those that the configuration names."""
+    from pytorch_lightning.callbacks import TQDMProgressBar
+
+    from vae_lab import loggers, runs
+
+    bar = config.trainer.enable_progress_bar
+    if bar is None:
+        bar = sys.stdout.isatty()
+    bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
+    lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
+    return runs.build(
+        config,
+        "trainer",
+        default_root_dir=str(path),
+        callbacks=[*callbacks, *bars, *runs.build(config, "callbacks").values()],
+        logger=[loggers.Curves(path / "metrics.csv"), *lines, *runs.build(config, "logger").values()],
+        enable_progress_bar=bar,
+    )
 
 
 def table(results: dict[str, float]) -> str:
