@@ -11,8 +11,8 @@ import statistics
 import time
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.datasets import MNIST
 
 LATENT = 20
@@ -27,7 +27,7 @@ def terms(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> tuple[Tensor, Te
     """Return log p(x|z) and KL, each summed over a batch of binary images (B, 784)."""
     mean, log_variance = encoder(x).chunk(2, 1)
     z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    log_likelihood = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+    log_likelihood = -functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
     return log_likelihood, kl
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from omegaconf import OmegaConf
+from torch.nn import functional
 
 from conftest import needs_mnist
 from vae_lab import runs
@@ -56,7 +56,7 @@ def test_training_is_what_a_bare_loop_does_with_the_same_draws(small: Trainer) -
             x = (images[indices] > 127).float()
             mean, log_variance = encoder(x).chunk(2, 1)
             z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
+            reconstruction = functional.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum()
             optimizer.zero_grad()
             ((reconstruction + kl) / len(x)).backward()

@@ -51,6 +51,16 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+def is_fraction(value: Any) -> bool:
+    """Tell whether a value is a number from 0 to below 1."""
+    return is_number(value) and 0 <= value < 1
+
+
+def are_whole(values: Any) -> bool:
+    """Tell whether a value is a list of whole numbers of at least 1."""
+    return OmegaConf.is_list(values) and all(map(whole(1), values))
+
+
 # What a key has to be, in words and as a test. A key that a part does not have is not looked at; what a part alone
 # can know, such as the names of its layers, it checks itself when it is built.
 RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -61,12 +71,12 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "resume": ("null or the directory of a run", lambda v: v is None or v != ""),
     "data.shape": (
         "three whole numbers of at least 1: channels, height, width",
-        lambda v: OmegaConf.is_list(v) and len(v) == 3 and all(map(whole(1), v)),
+        lambda v: are_whole(v) and len(v) == 3,
     ),
     "data.batch_size": ("a whole number of at least 1", whole(1)),
     "data.val_fraction": (
         "a fraction from 0 to below 1, or a number of images, at least 2",
-        lambda v: is_number(v) and (0 <= v < 1 or whole(2)(v)),
+        lambda v: is_fraction(v) or whole(2)(v),
     ),
     "data.binarize": (
         "auto, none, threshold, dynamic or static",
@@ -75,16 +85,8 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data.binarize_input": ("true or false", one_of(True, False)),
     "data.seed": ("a whole number of at least 0", whole(0)),
     "data.num_workers": ("a whole number of at least 0", whole(0)),
-    "encoder.hidden": (
-        "a list of whole numbers of at least 1",
-        lambda v: OmegaConf.is_list(v) and all(map(whole(1), v)),
-    ),
-    "decoder.hidden": (
-        "a list of whole numbers of at least 1",
-        lambda v: OmegaConf.is_list(v) and all(map(whole(1), v)),
-    ),
-    "encoder.dropout": ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
-    "decoder.dropout": ("a number from 0 to below 1", lambda v: is_number(v) and 0 <= v < 1),
+    **{f"{network}.hidden": ("a list of whole numbers of at least 1", are_whole) for network in ("encoder", "decoder")},
+    **{f"{network}.dropout": ("a number from 0 to below 1", is_fraction) for network in ("encoder", "decoder")},
     "likelihood.scale": ("a number above 0", lambda v: is_number(v) and v > 0),
     "objective.beta": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
     "objective.warmup_steps": ("a whole number of at least 0", whole(0)),

@@ -362,8 +362,7 @@ def mix(stream: Stream, *numbers: int) -> int:
 def seed_device(seed: int, device: torch.device) -> None:
     """Seed the generators that a step on a device draws from.
 
-    `torch.manual_seed` does so for every kind of device, and formats a stack trace for each that is not in use: in a
-    training loop that is a tenth of a small model's step.
+    `torch.manual_seed` does so for every kind of device, and formats a stack trace for one that is not in use yet.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

@@ -162,9 +162,11 @@ class VAE(nn.Module):
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it."""
-    if not all(isinstance(d, Independent) and d.base_dist.event_shape == () for d in (q, p)):
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    if q.base_dist.event_shape or p.base_dist.event_shape:
         return None
     try:
-        return kl_divergence(q.base_dist, p.base_dist)  # type: ignore[attr-defined]
-    except NotImplementedError:
+        return kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:  # torch's word for a pair that it has no closed form for
         return None
