@@ -1,15 +1,20 @@
 """What several test files share: small models and batches, and the command line as a user meets it."""
 
+import hashlib
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.datasets import CIFAR10
 
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.model import VAE, Batch, Conditional
@@ -54,6 +59,60 @@ def make_batch(size: int = 6, binary: bool = True) -> Batch:
     if binary:
         pixels = pixels.round()
     return Batch(pixels, pixels, torch.arange(size) % 10)
+
+
+def write_images(
+    root: Path,
+    classes: Sequence[str] = ("cat", "dog"),
+    count: int = 30,
+    size: tuple[int, int] = (20, 20),
+    ending: str = "png",
+) -> Path:
+    """Write folders of random colour images (width, height), `count` of each class; returns the root."""
+    random = np.random.default_rng(len(root.parts))
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = random.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:04d}.{ending}")
+    return root
+
+
+def write_mnist(root: Path, images: int) -> Path:
+    """Write files of MNIST's format that hold a few random images; returns the root."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        header = b"".join(number.to_bytes(4, "big") for number in (2051, images, 28, 28))
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(header + os.urandom(images * 784))
+        header = b"".join(number.to_bytes(4, "big") for number in (2049, images))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(k % 10 for k in range(images)))
+    return root
+
+
+def write_cifar10(root: Path, patch: pytest.MonkeyPatch, images: int) -> dict[str, torch.Tensor]:
+    """Write files of CIFAR10's format with a few random images each, and have torchvision take their checksums.
+
+    Returns the images of `train` and `test` (N, 3, 32, 32).
+    """
+    folder, random = root / "cifar-10-batches-py", np.random.default_rng(0)
+    folder.mkdir()
+    written: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+
+    def write(name: str, content: dict) -> tuple[str, str]:
+        (folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def write_batch(name: str, split: str) -> tuple[str, str]:
+        pixels = random.integers(256, size=(images, 3072), dtype=np.uint8)
+        written[split].append(pixels)
+        return write(name, {"data": pixels, "labels": [number % 10 for number in range(images)]})
+
+    patch.setattr(CIFAR10, "train_list", [write_batch(f"data_batch_{number}", "train") for number in range(1, 6)])
+    patch.setattr(CIFAR10, "test_list", [write_batch("test_batch", "test")])
+    name, checksum = write("batches.meta", {"label_names": list("abcdefghij")})
+    patch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": checksum})
+    return {split: torch.from_numpy(np.concatenate(parts)).view(-1, 3, 32, 32) for split, parts in written.items()}
 
 
 @pytest.fixture

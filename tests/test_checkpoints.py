@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from vae_lab import checkpoints
+from vae_lab import checkpoints, runs
 from vae_lab.errors import DataError
+from vae_lab.train import train
 
 
 def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:
@@ -50,3 +51,38 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     checkpoints.restore(nn.Linear(3, 4), tmp_path / "last.ckpt")
     with pytest.raises(DataError, match="another model"):
         checkpoints.restore(nn.Linear(3, 5), tmp_path / "last.ckpt")
+
+
+def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(tmp_path: Path) -> None:
+    short = [
+        "data=digits",
+        "latent_dim=2",
+        "encoder.hidden=[8]",
+        "decoder.hidden=[8]",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    run = train([*short, "trainer.max_epochs=3", "checkpoint_every=2"])
+    folder = run.path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
+    assert checkpoints.read(folder / "epoch-0002.ckpt")["epoch"] == 1  # Lightning counts from 0
+    before = (folder / "epoch-0002.ckpt").read_bytes()
+    train([f"resume={run.path}", "trainer.max_epochs=6"])
+    assert sorted(path.stem for path in folder.iterdir()) == ["best", "epoch-0002", "epoch-0004", "epoch-0006", "last"]
+    assert (folder / "epoch-0002.ckpt").read_bytes() == before
+    second, last = (runs.load(run.path, name).module.state_dict() for name in ("epoch-0002", "last"))
+    sixth = runs.load(run.path, "epoch-0006").module.state_dict()
+    assert all(torch.equal(last[name], sixth[name]) for name in last)
+    assert not all(torch.equal(last[name], second[name]) for name in last)
+
+
+def test_every_epoch_can_be_kept(tmp_path: Path) -> None:
+    short = [
+        "data=digits",
+        "latent_dim=2",
+        "encoder.hidden=[8]",
+        "decoder.hidden=[8]",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    run = train([*short, "trainer.max_epochs=2", "checkpoint_every=1", "data.val_fraction=0"])
+    names = sorted(path.stem for path in (run.path / "checkpoints").iterdir())
+    assert names == ["epoch-0001", "epoch-0002", "last"]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import needs_mnist
-from vae_lab.data import MNIST, Batches, Digits, ImageData, Images, Plan, Stream, bernoulli, mix
+from conftest import needs_mnist, write_cifar10, write_mnist
+from vae_lab.data import CIFAR10, MNIST, Batches, Digits, ImageData, Images, Plan, Stream, bernoulli, mix
 from vae_lab.errors import ConfigError, DataError
+from vae_lab.noise import Dropout
 
 
 class Fake(ImageData):
@@ -201,6 +202,46 @@ def test_noise_is_on_the_input_and_in_training_alone() -> None:
     assert torch.equal(evaluation.input, evaluation.target)
 
 
+def test_noise_is_in_evaluation_where_it_is_asked_for() -> None:
+    data = fake(noise=Dropout(0.5, eval=True))
+    batch = data.batch(everything(data.test), training=False)
+    assert not torch.equal(batch.input, batch.target)
+    assert torch.equal(batch.target, everything(data.test).image / 255)
+
+
+@pytest.mark.parametrize("binarize", ["none", "threshold", "dynamic"])
+def test_augmentation_moves_input_and_target_together_in_training_alone(binarize: str) -> None:
+    data, still = (
+        fake(binarize=binarize, shape=(1, 4, 4), **options) for options in ({"shift": 1, "rotation": 15}, {})
+    )
+    raw = everything(data.train)
+    batch = data.batch(raw, training=True)
+    assert torch.equal(batch.input, batch.target)
+    assert not torch.equal(batch.target, data.batch(raw, training=True).target)
+    raw = everything(data.val)
+    assert torch.equal(
+        data.batch(raw, training=False).target, still.batch(everything(still.val), training=False).target
+    )
+
+
+def test_augmented_pixels_are_binarized_after_they_moved() -> None:
+    data = fake(binarize="threshold", rotation=45)
+    assert set(data.batch(everything(data.train), training=True).target.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"binarize": "static", "shift": 1}, "binarize=static.*dynamic"),
+        ({"binarize": "static", "rotation": 5}, "binarize=static.*dynamic"),
+        ({"shift": 4}, "shift=4 must be less than the 4 pixels"),
+    ],
+)
+def test_augmentation_that_cannot_work_is_refused(options: dict, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Fake(**options)
+
+
 def test_pixels_take_the_precision_asked_for() -> None:
     data = fake()
     batch = data.batch(everything(data.train), True, torch.float64)
@@ -223,28 +264,20 @@ def test_digits_are_scikit_learns() -> None:
     assert data.train.image.max() == 255
 
 
-def test_missing_mnist_names_the_way_out_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "shape"), [(MNIST, (1, 28, 28)), (CIFAR10, (3, 32, 32))])
+def test_missing_data_name_the_way_out_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[ImageData], shape: tuple[int, ...]
+) -> None:
     for scheme in ("http", "https"):
         monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
-    data = MNIST(root=tmp_path / "nowhere", shape=(1, 28, 28), classes=10)
-    with pytest.raises(DataError, match=r"data\.root=.*nowhere.*data=digits"):
+    data = kind(root=tmp_path / "nowhere", shape=shape, classes=10)
+    with pytest.raises(DataError, match=rf"{kind.__name__} .*data\.root=.*nowhere.*data=digits"):
         data.prepare_data()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "nowhere").mkdir()  # a folder of the user's own stays
     with pytest.raises(DataError):
         data.prepare_data()
     assert [path.name for path in tmp_path.rglob("*")] == ["nowhere"]
-
-
-def write_mnist(root: Path, images: int) -> None:
-    """Write files of MNIST's format that hold a few random images."""
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for name in ("train", "t10k"):
-        header = b"".join(number.to_bytes(4, "big") for number in (2051, images, 28, 28))
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(header + os.urandom(images * 784))
-        header = b"".join(number.to_bytes(4, "big") for number in (2049, images))
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(k % 10 for k in range(images)))
 
 
 def test_mnist_that_is_there_is_used_without_a_network(tmp_path: Path) -> None:
@@ -269,6 +302,23 @@ def test_damaged_mnist_is_an_error_of_the_data(tmp_path: Path) -> None:
     data = MNIST(root=tmp_path, shape=(1, 28, 28), classes=10)
     with pytest.raises(DataError, match="damaged"):
         data.setup()
+
+
+def test_cifar10_is_read_by_its_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_cifar10(tmp_path, monkeypatch, images=20)
+    data = CIFAR10(root=tmp_path, shape=(3, 32, 32), classes=10, batch_size=10)
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
+    assert rows(data.train.image) | rows(data.val.image) == rows(images["train"])
+    assert torch.equal(data.test.image, images["test"])
+    assert data.test.label.tolist() == [number % 10 for number in range(20)]
+    batch = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    content = bytearray(batch.read_bytes())
+    content[500] ^= 1
+    batch.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        data.read(train=True)
 
 
 @needs_mnist

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from vae_lab.errors import ConfigError
 from vae_lab.loggers import Curves, Lines
+from vae_lab.train import train
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -39,3 +41,64 @@ def test_lines_come_at_their_interval_and_at_both_ends(
     for epoch in range(1, 6):
         lines.log_metrics({"epoch": epoch, "train/loss": 1.5})
     assert [record.getMessage() for record in caplog.records] == [f"epoch {e}/5  train/loss 1.5" for e in printed]
+
+
+def test_numbers_of_no_epoch_have_their_place_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for logger in (Curves(tmp_path / "metrics.csv"), Lines(1, epochs=5)):
+        logger.log_metrics({"test/elbo": -1.0}, step=10)
+    assert list(tmp_path.iterdir()) == []
+    assert not caplog.records
+
+
+def test_numbers_that_no_density_is_behind_are_printed_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    Lines(1, epochs=5).log_metrics({"epoch": 1, "val/elbo_unnormalised": -1.5, "val/kl": 2.0, "val/other": 3.0})
+    assert caplog.messages == ["epoch 1/5  val/elbo_unnormalised -1.5  val/kl 2"]
+
+
+SHORT = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]", "trainer.max_epochs=2"]
+
+
+def test_tensorboard_gets_the_curves_and_the_test(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train([*SHORT, "logger=tensorboard", f"hydra.run.dir={tmp_path / 'run'}"])
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    for name in ("train/loss", "val/elbo", "val/kl", "train/log_likelihood"):
+        written = [float(row[name]) for row in rows(run.path / "metrics.csv")]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(written, rel=1e-6)
+        assert [event.step for event in events.Scalars(name)] == [11, 22]
+    (tested,) = events.Scalars("test/elbo")
+    assert tested.value == pytest.approx(run.metrics["test/elbo"], rel=1e-6)
+
+
+def test_tensorboard_that_is_not_installed_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+
+    monkeypatch.setattr(TensorBoardLogger, "__init__", missing)
+    with pytest.raises(ConfigError, match=r"^logger\.tensorboard: .*tensorboard"):
+        train([*SHORT, "logger=tensorboard", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wandb_needs_no_account_and_asks_nothing(command: callable, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
+    done = command("-m", *SHORT, "latent_dim=2,3", "logger=wandb", "hydra.sweep.dir=sweep", **home)
+    assert done.returncode == 0, done.stderr
+    runs = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
+    assert len(runs) == 2
+    for run in runs:
+        (log,) = run.glob("wandb/offline-run-*/*.wandb")  # each job has a run of its own
+        assert log.stat().st_size > 0
+
+
+def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
+    done = command(*SHORT, "logger=wandb", "logger.wandb.offline=false", "hydra.run.dir=run", **home)
+    assert done.returncode == 2, done.stderr
+    assert "logger: WandbLogger cannot begin" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -118,6 +118,51 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(small: Trainer) -> None:
     assert without_time[0] == without_time[1]
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=100"],
+        ["scheduler=plateau", "scheduler.monitor=validation", "scheduler.patience=0", "scheduler.threshold=100"],
+        ["scheduler=step", "scheduler.step_size=2"],
+        ["scheduler=cosine", "scheduler.T_max=5"],
+    ],
+)
+def test_a_learning_rate_goes_on_where_it_was(small: Trainer, scheduler: list[str]) -> None:
+    options = [*scheduler, "data.rotation=15", "noise=salt_and_pepper", "likelihood=gaussian_shared"]
+    whole = small(*options, "trainer.max_epochs=5", name="whole")
+    half = small(*options, "trainer.max_epochs=3", name="half")
+    resumed = train([f"resume={half.path}", "trainer.max_epochs=5"])
+    assert same(weights(whole), weights(resumed))
+    rates = [[float(row["train/lr"]) for row in curves(run)] for run in (whole, resumed)]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 2
+    assert rates[0][0] == 1e-3
+
+
+def test_a_plateau_of_the_validation_counts_epochs_that_have_one(small: Trainer) -> None:
+    plateau = ["scheduler=plateau", "scheduler.monitor=validation", "scheduler.patience=0", "scheduler.threshold=1e6"]
+    run = small(*plateau, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=6")
+    rates = [float(row["train/lr"]) for row in curves(run)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])  # the first validation begins the count
+
+
+def test_a_cosine_does_not_go_on_past_its_end(small: Trainer) -> None:
+    run = small("scheduler=cosine")
+    with pytest.raises(ConfigError, match=r"trainer\.max_epochs=3 is more than scheduler\.T_max=2"):
+        train([f"resume={run.path}", "trainer.max_epochs=3"])
+
+
+def test_what_is_no_likelihood_is_reported_as_such(small: Trainer) -> None:
+    run = small("model=gaussian_mlp", "likelihood=cross_entropy")
+    reported = {name.partition("/")[2] for name in run.metrics if name.startswith(("val/", "test/"))}
+    assert reported == {"elbo_unnormalised", "log_likelihood_unnormalised", "kl", "mse"}
+    assert not {"train/elbo", "val/elbo", "train/log_likelihood"} & curves(run)[0].keys()
+    best = max(float(row["val/elbo_unnormalised"]) for row in curves(run))
+    assert run.metrics["val/elbo_unnormalised"] == pytest.approx(best, rel=1e-6)
+    assert run.metrics["checkpoint"] == "best.ckpt"
+    assert "elbo " not in (run.path / "train.log").read_text()
+
+
 def curves(run: Run) -> list[dict[str, str]]:
     with (run.path / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -276,6 +321,14 @@ def test_a_run_keeps_its_precision(small: Trainer) -> None:
         ["data.binarize=static"],
         ["data.binarize_input=false"],
         ["data.batch_size=50"],
+        ["data.rotation=15"],
+        ["data.shift=1"],
+        *([f"noise={noise}"] for noise in ("dropout", "salt_and_pepper", "gaussian", "masking")),
+        *([f"likelihood={kind}"] for kind in ("gaussian", "gaussian_shared", "gaussian_learned", "cross_entropy")),
+        ["scheduler=step", "scheduler.step_size=1"],
+        ["scheduler=cosine"],
+        ["encoder.init=kaiming", "decoder.init=kaiming"],
+        ["decoder.init=xavier"],
     ],
 )
 def test_options_reach_the_training(small: Trainer, options: list[str]) -> None:

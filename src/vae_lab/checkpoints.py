@@ -10,16 +10,18 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from vae_lab.errors import DataError
 
 
-def writers(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
-    """Return the callbacks that keep `last.ckpt` and, where a metric can tell, `best.ckpt`.
+def writers(folder: Path, monitor: str | None, every: int | None = None) -> list[ModelCheckpoint]:
+    """Return the callbacks that keep `last.ckpt`, `best.ckpt` where a metric can tell, and others where asked for.
 
     Args:
         folder: of the checkpoints.
         monitor: `val/elbo`, of which more is better, or `val/mse`, of which less is; None without validation.
+        every: epochs from one `epoch-0010.ckpt` to the next; None for none.
     """
     last = Movable(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    others = [] if every is None else [Numbered(folder, every)]
     if monitor is None:
-        return [last]
+        return [*others, last]
     best = Movable(
         dirpath=folder,
         filename="best",
@@ -27,7 +29,7 @@ def writers(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
         mode="min" if monitor == "val/mse" else "max",
         enable_version_counter=False,
     )
-    return [best, last]
+    return [best, *others, last]
 
 
 class Movable(ModelCheckpoint):
@@ -43,6 +45,30 @@ class Movable(ModelCheckpoint):
         paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
         best = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+
+class Numbered(Movable):
+    """Keeps the checkpoint of every N-th epoch; the first epoch is 1.
+
+    Args:
+        folder: of the checkpoints.
+        every: N.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="epoch-{epoch:04d}",
+            auto_insert_metric_name=False,
+            every_n_epochs=every,
+            save_top_k=-1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    def format_checkpoint_name(self, metrics: dict[str, Any], *names: Any, **more: Any) -> str:
+        """Return the path of an epoch's checkpoint."""
+        return super().format_checkpoint_name({**metrics, "epoch": metrics["epoch"] + 1}, *names, **more)
 
 
 def find(folder: Path, name: str = "best") -> Path:

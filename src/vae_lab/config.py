@@ -20,6 +20,7 @@ class Config:
     latent_dim: int = MISSING
     seed: int = MISSING
     print_every: int = MISSING
+    checkpoint_every: int | None = None
     resume: str | None = None
     data: dict[str, Any] = MISSING
     noise: dict[str, Any] = MISSING
@@ -56,10 +57,43 @@ def is_fraction(value: Any) -> bool:
     return is_number(value) and 0 <= value < 1
 
 
-def are_whole(values: Any) -> bool:
-    """Tell whether a value is a list of whole numbers of at least 1."""
-    return OmegaConf.is_list(values) and all(map(whole(1), values))
+def is_between(least: float, most: float) -> Callable[[Any], bool]:
+    """Return a test for numbers from `least` to `most`, both included."""
+    return lambda value: is_number(value) and least <= value <= most
 
+
+def is_inside(least: float, most: float) -> Callable[[Any], bool]:
+    """Return a test for numbers between `least` and `most`, both left out."""
+    return lambda value: is_number(value) and least < value < most
+
+
+def all_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test for lists of values that pass a test."""
+    return lambda values: OmegaConf.is_list(values) and all(map(test, values))
+
+
+def one_or_all_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test for a value that passes a test, or a list of such."""
+    return lambda value: all_of(test)(value) or test(value)
+
+
+def or_null(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a test for null, or what passes a test."""
+    return lambda value: value is None or test(value)
+
+
+# What encoder and decoder are held to; those made of convolutions hold a network of linear layers, too.
+NETWORK: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "hidden": ("a list of whole numbers of at least 1", all_of(whole(1))),
+    "channels": ("null or a list of whole numbers of at least 1", or_null(all_of(whole(1)))),
+    **{
+        name: ("a whole number of at least 1, or a list of one for each layer", one_or_all_of(whole(1)))
+        for name in ("kernel", "stride", "pool")
+    },
+    "dropout": ("a number from 0 to below 1, or a list of one for each layer", one_or_all_of(is_fraction)),
+    "activate_output": ("true or false", one_of(True, False)),
+    "init": ("default, kaiming or xavier", one_of("default", "kaiming", "xavier")),
+}
 
 # What a key has to be, in words and as a test. A key that a part does not have is not looked at; what a part alone
 # can know, such as the names of its layers, it checks itself when it is built.
@@ -68,10 +102,11 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "latent_dim": ("a whole number of at least 1", whole(1)),
     "seed": ("a whole number from 0 to 4294967295", whole(0, 2**32 - 1)),
     "print_every": ("a whole number of at least 1", whole(1)),
+    "checkpoint_every": ("null or a whole number of at least 1", or_null(whole(1))),
     "resume": ("null or the directory of a run", lambda v: v is None or v != ""),
     "data.shape": (
         "three whole numbers of at least 1: channels, height, width",
-        lambda v: are_whole(v) and len(v) == 3,
+        lambda v: all_of(whole(1))(v) and len(v) == 3,
     ),
     "data.batch_size": ("a whole number of at least 1", whole(1)),
     "data.val_fraction": (
@@ -83,19 +118,43 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         one_of("auto", "none", "threshold", "dynamic", "static"),
     ),
     "data.binarize_input": ("true or false", one_of(True, False)),
+    "data.classes": ("null or a whole number of at least 1", or_null(whole(1))),
+    "data.test_fraction": ("a number above 0 and below 1", is_inside(0, 1)),
+    "data.skip_unreadable": ("true or false", one_of(True, False)),
+    "data.rotation": ("a number of degrees from 0 to 180", is_between(0, 180)),
+    "data.shift": ("a whole number of pixels, at least 0", whole(0)),
     "data.seed": ("a whole number of at least 0", whole(0)),
     "data.num_workers": ("a whole number of at least 0", whole(0)),
-    **{f"{network}.hidden": ("a list of whole numbers of at least 1", are_whole) for network in ("encoder", "decoder")},
-    **{f"{network}.dropout": ("a number from 0 to below 1", is_fraction) for network in ("encoder", "decoder")},
-    "likelihood.scale": ("a number above 0", lambda v: is_number(v) and v > 0),
-    "objective.beta": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
+    **{f"noise.{amount}": ("a number from 0 to 1", is_between(0, 1)) for amount in ("p", "amount", "side")},
+    "noise.std": ("a number of at least 0", is_between(0, math.inf)),
+    "noise.eval": ("true or false", one_of(True, False)),
+    **{
+        f"{owner}.{name}": rule
+        for owner in ("encoder", "encoder.linear", "decoder", "decoder.linear")
+        for name, rule in NETWORK.items()
+        if not owner.endswith("linear") or name in ("hidden", "dropout", "activate_output", "init")
+    },
+    "likelihood.scale": ("a number above 0", is_inside(0, math.inf)),
+    "likelihood.min_scale": ("a number above 0", is_inside(0, math.inf)),
+    "objective.beta": ("a number of at least 0", is_between(0, math.inf)),
     "objective.warmup_steps": ("a whole number of at least 0", whole(0)),
     "objective.samples": ("a whole number of at least 1", whole(1)),
-    "optimizer.weight_decay": ("a number of at least 0", lambda v: is_number(v) and v >= 0),
-    "optimizer.lr": ("a number above 0", lambda v: is_number(v) and v > 0),
+    "optimizer.weight_decay": ("a number of at least 0", is_between(0, math.inf)),
+    "optimizer.lr": ("a number above 0", is_inside(0, math.inf)),
+    "scheduler.monitor": ("training or validation", one_of("training", "validation")),
+    "scheduler.factor": ("a number above 0 and below 1", is_inside(0, 1)),
+    "scheduler.gamma": ("a number above 0 and below 1", is_inside(0, 1)),
+    "scheduler.patience": ("a whole number of at least 0", whole(0)),
+    "scheduler.cooldown": ("a whole number of at least 0", whole(0)),
+    "scheduler.step_size": ("a whole number of at least 1", whole(1)),
+    "scheduler.T_max": ("a whole number of at least 0", whole(0)),
+    **{
+        f"scheduler.{name}": ("a number of at least 0", is_between(0, math.inf))
+        for name in ("threshold", "min_lr", "eta_min")
+    },
     "trainer.max_epochs": ("a whole number of at least 0", whole(0)),
     "trainer.accumulate_grad_batches": ("a whole number of at least 1", whole(1)),
-    "trainer.check_val_every_n_epoch": ("null or a whole number of at least 1", lambda v: v is None or whole(1)(v)),
+    "trainer.check_val_every_n_epoch": ("null or a whole number of at least 1", or_null(whole(1))),
     # heads and sums need 32 bits, and grey values more than bfloat16 has
     "trainer.precision": (
         "null, 32-true, 64-true, 16-mixed or bf16-mixed",
@@ -110,11 +169,16 @@ def check(config: DictConfig) -> None:
     Raises:
         ConfigError: for the first that cannot work; one line with the key, the value and what is allowed.
     """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
     for key, (allowed, holds) in RULES.items():
         group, _, name = key.rpartition(".")
-        owner = config[group] if group else config
+        owner = OmegaConf.select(config, group) if group else config
+        if not OmegaConf.is_dict(owner) or name not in owner or is_foreign(group, owner):
+            continue
         value = owner.get(name)
-        if name in owner and not holds(value):
+        if not holds(value):
             raise ConfigError(f"{key}={value} must be {allowed}")
     for group in ("data", "noise", "encoder", "decoder", "posterior", "likelihood", "prior", "objective", "optimizer"):
         part(config, group)
@@ -127,6 +191,21 @@ def check(config: DictConfig) -> None:
     mixed = str(config.trainer.get("precision")).endswith("-mixed")
     if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
         raise ConfigError("trainer.gradient_clip_val with a mixed trainer.precision needs optimizer.fused=false")
+    scheduler = config.scheduler
+    if scheduler.get("monitor") == "validation" and not validates(config):
+        raise ConfigError(
+            "scheduler.monitor=validation needs a validation, and data.val_fraction or trainer.limit_val_batches is 0"
+        )
+    if scheduler.get("T_max", math.inf) < config.trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.max_epochs={config.trainer.max_epochs} is more than scheduler.T_max={scheduler.T_max}, where the "
+            "cosine ends: the learning rate would rise again"
+        )
+    if not is_normalised(config) and config.data.binarize not in ("auto", "none"):
+        raise ConfigError(
+            f"data.binarize={config.data.binarize} gives binary pixels, and {config.likelihood._target_} is for grey "
+            "ones: use likelihood=bernoulli, or data.binarize=none"
+        )
     binary_only = takes_binary_only(config)
     if binary_only and config.data.binarize == "none":
         raise ConfigError(
@@ -160,6 +239,22 @@ def takes_binary_only(config: DictConfig) -> bool:
 def has_density(config: DictConfig) -> bool:
     """Tell whether the posterior has a density, and so an ELBO."""
     return getattr(part(config, "posterior"), "has_density", True)
+
+
+def is_normalised(config: DictConfig) -> bool:
+    """Tell whether the likelihood is one, with every constant."""
+    return getattr(part(config, "likelihood"), "normalised", True)
+
+
+def validates(config: DictConfig) -> bool:
+    """Tell whether there is a validation in the training."""
+    return bool(config.data.val_fraction) and config.trainer.limit_val_batches != 0
+
+
+def is_foreign(group: str, owner: DictConfig) -> bool:
+    """Tell whether a part is the user's own, which knows its values itself; data sets all share `ImageData`'s."""
+    package = str(owner.get("_target_", "vae_lab")).partition(".")[0]
+    return group != "data" and package not in ("vae_lab", "torch", "pytorch_lightning")
 
 
 def part(config: DictConfig, group: str) -> Any:

@@ -1,15 +1,20 @@
 """Likelihood heads: from a decoder's output to the distribution p(x|z) over images (C, H, W).
 
 Each states in `support` the values that it is a likelihood of; data with other values are refused at start.
-All constants are in `log_prob`, so that values compare across models.
+All constants are in `log_prob`, so that values compare across models; one that has none to have says so by
+`normalised = False`.
 """
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent, Normal, constraints
+from torch.nn import functional
+
+MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density overflows
 
 
 class Bernoulli(nn.Module):
@@ -28,6 +33,29 @@ class Bernoulli(nn.Module):
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
+        return Independent(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
+
+
+class CrossEntropy(nn.Module):
+    """Grey pixels scored as if they were probabilities: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
+
+    That is no density: over [0, 1] it does not integrate to 1, and the constant that would make it one depends on π.
+    Its values are no log-likelihoods and give no bound of log p(x); they are reported as `…_unnormalised`.
+
+    >>> p = CrossEntropy()(torch.zeros(1, 1, 1, 1))
+    >>> p.log_prob(torch.full((1, 1, 1, 1), 0.3)).exp()  # one half, whatever the pixel
+    tensor([0.5000])
+    """
+
+    support = constraints.unit_interval
+    normalised = False
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the image shape: one logit for each pixel."""
+        return event_shape
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return the Bernoulli with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
         return Independent(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
 
 
@@ -50,12 +78,8 @@ class Gaussian(nn.Module):
 
     def __init__(self, scale: float = 1.0, mean: Literal["sigmoid", "identity"] = "sigmoid") -> None:
         super().__init__()
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale={scale} must be a finite number above 0")
-        if mean not in ("sigmoid", "identity"):
-            raise ValueError(f"mean={mean} must be sigmoid or identity")
-        self.scale = scale
-        self.sigmoid = mean == "sigmoid"
+        self.scale = positive("scale", scale)
+        self.mean = squashing(mean)
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the image shape: one mean for each pixel."""
@@ -63,5 +87,109 @@ class Gaussian(nn.Module):
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
-        mean = torch.sigmoid(parameters) if self.sigmoid else parameters
-        return Independent(Normal(mean, self.scale, validate_args=False), 3, validate_args=False)
+        return Independent(Normal(self.mean(parameters), self.scale, validate_args=False), 3, validate_args=False)
+
+
+class GaussianShared(nn.Module):
+    """Real pixels with one σ, learned and the same for all pixels and images (Rybkin et al., arXiv 2006.13202).
+
+    σ = `min_scale` + softplus(ρ), at most e^10; ρ is a parameter of the head.
+
+    Args:
+        scale: σ at the start of the training, in units of the pixel values, which lie in [0, 1].
+        min_scale: what σ stays above; pixels that are always the same would draw it to 0, where densities are infinite.
+        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+
+    Raises:
+        ValueError: for a scale that is not above `min_scale`, that not above 0, or another `mean`.
+
+    >>> p = GaussianShared(scale=0.5)(torch.zeros(1, 1, 1, 2))
+    >>> p.mean.flatten(), p.stddev.flatten()
+    (tensor([0.5000, 0.5000], grad_fn=<...>), tensor([0.5000, 0.5000], grad_fn=<...>))
+    """
+
+    support = constraints.real
+
+    def __init__(
+        self, scale: float = 0.5, min_scale: float = 0.01, mean: Literal["sigmoid", "identity"] = "sigmoid"
+    ) -> None:
+        super().__init__()
+        self.min_scale = positive("min_scale", min_scale)
+        if not min_scale < scale < math.exp(MAX_LOG_SCALE):
+            raise ValueError(f"scale={scale} must be above min_scale={min_scale} and below e^{MAX_LOG_SCALE:g}")
+        self.mean = squashing(mean)
+        spread = scale - min_scale
+        self.raw_scale = nn.Parameter(torch.tensor(spread + math.log(-math.expm1(-spread))))  # softplus⁻¹
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the image shape: one mean for each pixel."""
+        return event_shape
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
+        scale = bounded(self.raw_scale.to(parameters.dtype), self.min_scale)
+        return Independent(Normal(self.mean(parameters), scale, validate_args=False), 3, validate_args=False)
+
+
+class GaussianLearned(nn.Module):
+    """Real pixels with a mean and a σ for each pixel of each image, both from the decoder.
+
+    σ = `min_scale` + softplus(ρ), at most e^10; the decoder gives the means' channels, then the ρs'.
+
+    Args:
+        min_scale: what σ stays above, in units of the pixel values, which lie in [0, 1]; pixels that are always the
+            same would draw it to 0, where densities are infinite.
+        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+
+    Raises:
+        ValueError: for a `min_scale` that is not above 0, or another `mean`.
+
+    >>> p = GaussianLearned(min_scale=0.1)(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))  # mean, then ρ
+    >>> p.mean.item(), round(p.stddev.item(), 4)  # 0.1 + softplus(1)
+    (0.5, 1.4133)
+    """
+
+    support = constraints.real
+
+    def __init__(self, min_scale: float = 0.01, mean: Literal["sigmoid", "identity"] = "sigmoid") -> None:
+        super().__init__()
+        self.min_scale = positive("min_scale", min_scale)
+        self.mean = squashing(mean)
+
+    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (2·C, H, W) for images (C, H, W)."""
+        channels, *size = event_shape
+        return (2 * channels, *size)
+
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., 2·C, H, W)."""
+        mean, raw_scale = parameters.chunk(2, dim=-3)
+        scale = bounded(raw_scale, self.min_scale)
+        return Independent(Normal(self.mean(mean), scale, validate_args=False), 3, validate_args=False)
+
+
+def bounded(raw_scale: Tensor, min_scale: float) -> Tensor:
+    """Return σ = min_scale + softplus(ρ), at most e^10: its gradient does not vanish at the lower bound at once."""
+    return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
+
+
+def positive(name: str, value: float) -> float:
+    """Return a finite number above 0.
+
+    Raises:
+        ValueError: for any other; names it.
+    """
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}={value} must be a finite number above 0")
+    return value
+
+
+def squashing(mean: Literal["sigmoid", "identity"]) -> nn.Module:
+    """Return the module between the decoder's output and the mean.
+
+    Raises:
+        ValueError: for any but these two names.
+    """
+    if mean not in ("sigmoid", "identity"):
+        raise ValueError(f"mean={mean} must be sigmoid or identity")
+    return nn.Sigmoid() if mean == "sigmoid" else nn.Identity()

@@ -2,11 +2,16 @@
 
 import csv
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from vae_lab.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +44,9 @@ class Curves(_Plain):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add the row of `metrics["epoch"]`."""
+        """Add the row of `metrics["epoch"]`; numbers of no epoch have their place elsewhere."""
+        if "epoch" not in metrics:
+            return
         rows: list[dict[str, Any]] = [row for row in read_curves(self.path) if int(row["epoch"]) < metrics["epoch"]]
         rows.append({"epoch": metrics["epoch"], "step": step, **metrics})
         beside = self.path.with_suffix(".tmp")
@@ -65,12 +72,38 @@ class Lines(_Plain):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Print the row of `metrics["epoch"]`."""
+        """Print the row of `metrics["epoch"]`, nothing for numbers of no epoch."""
+        if "epoch" not in metrics:
+            return
         epoch = int(metrics["epoch"])
         if epoch % self.every == 0 or epoch in (1, self.epochs):
             shown = ("train/loss", "val/elbo", "val/log_likelihood", "val/kl", "val/mse", "train/seconds")
-            numbers = "  ".join(f"{name} {metrics[name]:.5g}" for name in shown if name in metrics)
+            names = [name for start in shown for name in metrics if name.removesuffix("_unnormalised") == start]
+            numbers = "  ".join(f"{name} {metrics[name]:.5g}" for name in names)
             log.info("epoch %*d/%d  %s", len(str(self.epochs)), epoch, self.epochs, numbers)
+
+
+@contextmanager
+def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
+    """Tell loggers the settings of a run, and end what has to be ended with it.
+
+    Raises:
+        ConfigError: where a logger cannot begin, such as wandb online without an account.
+    """
+    for logger in loggers:
+        try:
+            logger.log_hyperparams(settings)
+        except Exception as error:  # each service has errors of its own
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {reason}") from error
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):  # one process may hold several runs, wandb holds one
+                logger.experiment.finish(exit_code=failed)
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:

@@ -50,7 +50,8 @@ class Draw(NamedTuple):
 class Head(Protocol):
     """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...).
 
-    A posterior without a density says so by `has_density = False`; a likelihood states its `support`.
+    A posterior without a density says so by `has_density = False`. A likelihood states its `support`, and by
+    `normalised = False` that it is none.
     """
 
     def parameter_shape(self, event_shape: Shape) -> Shape:
@@ -78,6 +79,7 @@ class Conditional(nn.Module):
         self.network = network(in_shape, head.parameter_shape(event_shape))
         self.head: Any = head
         self.has_density: bool = getattr(head, "has_density", True)
+        self.normalised: bool = getattr(head, "normalised", True)
 
     def forward(self, given: Tensor, detach: bool = False) -> Distribution:
         """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""
@@ -126,6 +128,7 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        self.normalised = decoder.normalised
 
     def encode(self, x: Tensor, detach: bool = False) -> Distribution:
         """Return q(z|x), batch shape (...), for images (..., C, H, W); `detach` as in `Conditional`."""

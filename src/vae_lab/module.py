@@ -1,4 +1,4 @@
-"""The LightningModule: steps, sums, optimizer. It knows neither the model's parts nor the data."""
+"""The LightningModule: steps, sums, optimizer, scheduler. It knows neither the model's parts nor the data."""
 
 from collections.abc import Callable, Iterable
 from math import isfinite
@@ -13,13 +13,17 @@ from vae_lab.errors import NonFiniteError
 from vae_lab.metrics import Sums, squared_error
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Terms, elbo_terms
+from vae_lab.schedulers import Plateau
+
+UNNORMALISED = "_unnormalised"  # ends the names of numbers that no density is behind
 
 
 class VAEModule(LightningModule):
     """Trains a VAE, and reports ELBO, likelihood, KL and squared error in validation and test.
 
     Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
-    image; `mse` is that of the mean reconstruction, decoded from the posterior's mean.
+    image; `mse` is that of the mean reconstruction, decoded from the posterior's mean. With a likelihood that is none,
+    such as the cross-entropy of grey values, every term that it enters is called `…_unnormalised`.
 
     Args:
         vae: the model.
@@ -50,12 +54,19 @@ class VAEModule(LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "reduce_on_plateau": False},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Do nothing: `on_train_epoch_end` does it, which has the epoch's numbers and comes before the checkpoint."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         loss, terms = self.objective(self.vae, batch, self.global_step)
-        self.terms = {"loss": loss.detach().expand(len(batch.label)), **{k: term.detach() for k, term in terms.items()}}
+        terms = {"loss": loss.expand(len(batch.label)), **self.labelled(terms)}
+        self.terms = {name: term.detach() for name, term in terms.items()}
         self.sums.add(self.terms)
         if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
             self.log("loss", loss, prog_bar=True, logger=False)
@@ -75,8 +86,10 @@ class VAEModule(LightningModule):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, as one row with what its validation gave."""
+        """Log the epoch, as one row with what its validation gave, and step the scheduler."""
         self._log("train", self.sums)
+        if self.scheduler is not None:
+            self._step(self.lr_schedulers())
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch + 1, **self.numbers}, step=self.global_step)
         self.numbers = {}  # an epoch without a validation has no numbers of one
@@ -101,7 +114,25 @@ class VAEModule(LightningModule):
         """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL."""
         draw = self.vae.draw(batch)
         reconstruction = self.vae.reconstruct(draw.q)
-        return {**elbo_terms(draw), "mse": squared_error(reconstruction.mean, batch.target)}
+        return {**self.labelled(elbo_terms(draw)), "mse": squared_error(reconstruction.mean, batch.target)}
+
+    def labelled(self, terms: Terms) -> Terms:
+        """Return terms under the names that they are reported by."""
+        if getattr(self.vae, "normalised", True):
+            return terms
+        return {name if name == "kl" else name + UNNORMALISED: term for name, term in terms.items()}
+
+    def _step(self, scheduler: Any) -> None:
+        self.numbers["train/lr"] = scheduler.optimizer.param_groups[0]["lr"]  # of the epoch that has ended
+        if not isinstance(scheduler, Plateau):
+            scheduler.step()
+        elif scheduler.monitor == "training":
+            scheduler.step(self.numbers["train/loss"])
+        else:
+            names = (f"val/{name}{ending}" for name in ("elbo", "log_likelihood") for ending in ("", UNNORMALISED))
+            found = [self.numbers[name] for name in names if name in self.numbers]
+            if found:
+                scheduler.step(-found[0])
 
     def _log(self, stage: str, sums: Sums) -> None:
         means = sums.means(lambda total: self.trainer.strategy.reduce(total, reduce_op="sum"))

@@ -1,30 +1,40 @@
 """Networks: modules that are called with an input shape and an output shape, and so work out every size."""
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from math import prod
+from math import ceil, log2, prod
+from typing import Any, Literal
 
 from torch import nn
 
 Shape = tuple[int, ...]
+Network = Callable[[Shape, Shape], nn.Module]
+Names = str | Sequence[str | None] | None
+Init = Literal["default", "kaiming", "xavier"]
 
 
 class MLP(nn.Sequential):
     """Fully connected network from (N, *in_shape) to (N, *out_shape).
 
-    Each hidden layer is linear → norm → activation → dropout; the output layer is linear alone.
+    Each hidden layer is linear → norm → activation → dropout; the output layer is linear alone. What holds for every
+    hidden layer is given once, or as a list with a value for each.
 
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: shape of one output, without the batch axis.
         hidden: width of each hidden layer, none for a linear map.
-        activation: name of a `torch.nn` activation, or one name for each hidden layer.
-        norm: name of a `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`.
+        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
+        norm: `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`; None for none.
         dropout: probability of dropping a hidden unit, 0 ≤ p < 1.
+        order: of what follows a linear layer.
+        activate_output: whether the output layer has norm, activation and dropout behind it, too; lists count it.
+        init: of weights and biases, see `initialise`.
 
     Raises:
-        ValueError: for a width below 1, an unknown layer name, a list of another length than `hidden`,
-            or a dropout outside its range.
+        ValueError: for a width below 1, an unknown layer, a list of another length than there are layers, a dropout
+            outside its range, an incomplete order or another `init`.
 
     >>> import torch
     >>> encoder = MLP((1, 28, 28), (40,), hidden=(500, 500), activation=("ELU", "Tanh"))
@@ -37,39 +47,302 @@ class MLP(nn.Sequential):
         in_shape: Shape,
         out_shape: Shape,
         hidden: Sequence[int] = (500, 500),
-        activation: str | Sequence[str] = "ReLU",
-        norm: str | None = None,
-        dropout: float = 0.0,
+        activation: Names = "ReLU",
+        norm: Names = None,
+        dropout: float | Sequence[float] = 0.0,
+        order: Sequence[str] = ("norm", "activation", "dropout"),
+        activate_output: bool = False,
+        init: Init = "default",
     ) -> None:
-        activations = [activation] * len(hidden) if isinstance(activation, str) else list(activation)
-        if len(activations) != len(hidden):
-            raise ValueError(
-                f"activation={activations} names {len(activations)} layers, hidden={list(hidden)} has {len(hidden)}"
-            )
-        if not all(type(width) is int and width >= 1 for width in hidden):
-            raise ValueError(f"hidden={list(hidden)} must hold whole numbers of at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
-        widths = [prod(in_shape), *hidden]
+        widths = [prod(in_shape), *whole("hidden", hidden), prod(out_shape)]
+        followed = widths[1:] if activate_output else widths[1:-1]
+        behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
+        if not activate_output:
+            behind.append([])
         layers: list[nn.Module] = [nn.Flatten()]
-        for (fan_in, fan_out), name in zip(pairwise(widths), activations, strict=True):
-            layers.append(nn.Linear(fan_in, fan_out))
-            if norm is not None:
-                layers.append(torch_layer("norm", norm)(fan_out))
-            layers.append(torch_layer("activation", name)())
-            if dropout > 0:
-                layers.append(nn.Dropout(dropout))
-        layers += [nn.Linear(widths[-1], prod(out_shape)), nn.Unflatten(1, out_shape)]
-        super().__init__(*layers)
+        for (fan_in, fan_out), steps in zip(pairwise(widths), behind, strict=True):
+            layers += [nn.Linear(fan_in, fan_out), *steps]
+        super().__init__(*layers, nn.Unflatten(1, out_shape))
+        initialise(self, init)
 
 
-def torch_layer(option: str, name: str) -> type[nn.Module]:
-    """Return the class `torch.nn.<name>`.
+class ConvEncoder(nn.Sequential):
+    """Convolutional network from images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
+
+    Each layer is convolution → norm → activation → max-pooling → dropout. A convolution is padded so that its stride
+    alone makes the feature map smaller. What holds for every layer is given once, or as a list with a value for each.
+
+    Args:
+        in_shape: (C, H, W).
+        out_shape: shape of one output, without the batch axis.
+        channels: feature maps of each layer; None for 32, 64, 128, … (512 at most), in as many layers as bring the
+            image to 7 pixels or fewer.
+        kernel: side of a convolution's kernel in pixels.
+        stride: of a convolution in pixels.
+        pool: side of max-pooling in pixels, 1 for none.
+        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
+        norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
+        dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
+        order: of what follows a convolution.
+        linear: network from the last feature maps to the output; None for one linear layer.
+        init: of all weights and biases, those of `linear` included; see `initialise`.
 
     Raises:
-        ValueError: when torch has no layer of that name; names the `option` that asked for it.
+        ValueError: for more layers than the image has room for, or what `MLP` refuses, too.
+
+    >>> import torch
+    >>> encoder = ConvEncoder((3, 32, 32), (40,), channels=(64, 128), norm=(None, "BatchNorm2d"))
+    >>> encoder(torch.zeros(8, 3, 32, 32)).shape
+    torch.Size([8, 40])
     """
-    layer = getattr(nn, name, None)
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        channels: Sequence[int] | None = None,
+        kernel: int | Sequence[int] = 4,
+        stride: int | Sequence[int] = 2,
+        pool: int | Sequence[int] = 1,
+        activation: Names = "ReLU",
+        norm: Names = None,
+        dropout: float | Sequence[float] = 0.0,
+        order: Sequence[str] = ("norm", "activation", "pool", "dropout"),
+        linear: Network | None = None,
+        init: Init = "default",
+    ) -> None:
+        colours, *size = in_shape
+        channels = whole("channels", channels or default_channels(size))
+        count = len(channels)
+        kernels, strides, pools = (
+            whole(name, per_layer(name, value, count))
+            for name, value in (("kernel", kernel), ("stride", stride), ("pool", pool))
+        )
+        behind = follow(channels, order, norm=of_maps(norm), activation=activation, pool=pools, dropout=dropout)
+        sizes = [size]
+        layers: list[nn.Module] = []
+        for (maps_in, maps_out), k, s, side, steps in zip(
+            pairwise([colours, *channels]), kernels, strides, pools, behind, strict=True
+        ):
+            layers += [nn.Conv2d(maps_in, maps_out, k, s, padding(k, s)), *steps]
+            sizes.append([strided(length, k, s)[0] // side for length in sizes[-1]])
+        refuse_too_deep(channels, size, sizes[1:])
+        linear = linear or partial(MLP, hidden=())
+        super().__init__(*layers, linear((channels[-1], *sizes[-1]), out_shape))
+        initialise(self, init)
+
+
+class ConvDecoder(nn.Sequential):
+    """Convolutional network from (N, *in_shape) to images (N, C, H, W): a linear network, then transposed convolutions.
+
+    It is the mirror image of `ConvEncoder`: the linear network gives the first, smallest feature maps, and each
+    transposed convolution but the last is followed by norm → activation → dropout. What holds for every one of them is
+    given once, or as a list with a value for each; `kernel` and `stride` have one for the last, too.
+
+    Args:
+        in_shape: shape of one input, without the batch axis.
+        out_shape: (C, H, W).
+        channels: feature maps that each transposed convolution starts from; None for …, 128, 64, 32 (512 at most), in
+            as many layers as bring an image of 7 pixels or fewer to its size.
+        kernel: side of a transposed convolution's kernel in pixels.
+        stride: factor by which a transposed convolution makes the feature map larger.
+        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
+        norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
+        dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
+        order: of what follows a transposed convolution.
+        linear: network from the input to the first feature maps, with what follows them; None for one linear layer
+            with ReLU.
+        init: of all weights and biases, those of `linear` included; see `initialise`.
+
+    Raises:
+        ValueError: for more layers than the image has room for, or what `MLP` refuses, too.
+
+    >>> import torch
+    >>> ConvDecoder((20,), (1, 28, 28), channels=(128, 64))(torch.zeros(8, 20)).shape
+    torch.Size([8, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        channels: Sequence[int] | None = None,
+        kernel: int | Sequence[int] = 4,
+        stride: int | Sequence[int] = 2,
+        activation: Names = "ReLU",
+        norm: Names = None,
+        dropout: float | Sequence[float] = 0.0,
+        order: Sequence[str] = ("norm", "activation", "dropout"),
+        linear: Network | None = None,
+        init: Init = "default",
+    ) -> None:
+        colours, *size = out_shape
+        channels = whole("channels", channels or default_channels(size)[::-1])
+        count = len(channels)
+        kernels, strides = (
+            whole(name, per_layer(name, value, count)) for name, value in (("kernel", kernel), ("stride", stride))
+        )
+        behind = follow(channels[1:], order, norm=of_maps(norm), activation=activation, dropout=dropout)
+        sizes, rests = [size], []  # from the image back to the first feature maps
+        for k, s in zip(kernels[::-1], strides[::-1], strict=True):
+            (height, rest_below), (width, rest_right) = (strided(length, k, s) for length in sizes[-1])
+            sizes.append([height, width])
+            rests.append((rest_below, rest_right))
+        refuse_too_deep(channels, size, sizes[1:])
+        layers: list[nn.Module] = []
+        for (maps_in, maps_out), k, s, rest, steps in zip(
+            pairwise([*channels, colours]), kernels, strides, rests[::-1], [*behind, []], strict=True
+        ):
+            layers += [nn.ConvTranspose2d(maps_in, maps_out, k, s, padding(k, s), output_padding=rest), *steps]
+        linear = linear or partial(MLP, hidden=(), activate_output=True)
+        super().__init__(linear(in_shape, (channels[0], *sizes[-1])), *layers)
+        initialise(self, init)
+
+
+def padding(kernel: int, stride: int) -> int:
+    """Return the padding with which a convolution divides the size by its stride, rounded."""
+    return max(0, (kernel - stride + 1) // 2)
+
+
+def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see."""
+    steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
+    return steps + 1, rest
+
+
+def default_channels(size: Sequence[int]) -> list[int]:
+    """Return 32, 64, 128, … (512 at most) for as many halvings as bring an image (H, W) to 7 pixels or fewer."""
+    wanted, room = ceil(log2(max(size) / 7)), int(log2(min(size)))
+    return [min(32 * 2**layer, 512) for layer in range(max(1, min(wanted, room)))]
+
+
+def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequence[Sequence[int]]) -> None:
+    """Refuse feature maps that end before the last layer.
+
+    Args:
+        channels: of the layers.
+        size: of the image (H, W).
+        sizes: of the feature maps, from the image on.
+
+    Raises:
+        ValueError: names the size, the depth and the deepest that fits.
+    """
+    fitting = next((depth for depth, lengths in enumerate(sizes) if min(lengths) < 1), len(channels))
+    if fitting < len(channels):
+        fits = (
+            f"the deepest that fits is {fitting}" if fitting else "no convolution fits, take a network of linear layers"
+        )
+        raise ValueError(
+            f"channels={list(channels)} has depth {len(channels)}, too deep for {size[0]}×{size[1]} pixels: {fits}"
+        )
+
+
+def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> list[list[nn.Module]]:
+    """Return for each layer the modules that follow it.
+
+    Args:
+        features: that each layer gives.
+        order: of the steps, which are the names of the options.
+        options: `norm`, `activation`, `pool`, `dropout`: a value, or one for each layer.
+
+    Raises:
+        ValueError: for an order of other steps, an unknown layer or a value outside its range.
+    """
+    if sorted(order) != sorted(options):
+        raise ValueError(f"order={list(order)} must hold each of {', '.join(options)} once")
+    values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
+    for probability in values["dropout"]:
+        if not 0 <= probability < 1:
+            raise ValueError(f"dropout={probability} must be at least 0 and below 1")
+
+    def step(name: str, value: Any, width: int) -> nn.Module:
+        if name == "pool":
+            return nn.MaxPool2d(value)
+        if name == "dropout":
+            return nn.Dropout(value)
+        make = torch_layer(name, value)
+        return make(width) if name == "norm" else make()
+
+    nothing = (None, 0, 1)  # no layer, no dropout, a pool of one pixel
+    return [
+        [step(name, values[name][layer], width) for name in order if values[name][layer] not in nothing]
+        for layer, width in enumerate(features)
+    ]
+
+
+def of_maps(norm: Names) -> Names:
+    """Return the norms of feature maps as they are.
+
+    Raises:
+        ValueError: for one over the last axis, which in a feature map holds the pixels of a row.
+    """
+    for name in [norm] if isinstance(norm, str) else norm or ():
+        if name is not None and name.startswith(("LayerNorm", "RMSNorm")):
+            raise ValueError(f"norm={name} would norm the rows of a feature map: use BatchNorm2d or GroupNorm(1)")
+    return norm
+
+
+def per_layer(option: str, value: Any, count: int) -> list[Any]:
+    """Return a list with a value for each of `count` layers, from one value for all or from such a list.
+
+    Raises:
+        ValueError: where a list is of another length; names the option.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{option}={list(value)} must be one value, or {count}: one for each layer")
+    return list(value)
+
+
+def whole(option: str, values: Sequence[int]) -> list[int]:
+    """Return the values as a list.
+
+    Raises:
+        ValueError: where one is no whole number of at least 1; names the option.
+    """
+    if not all(type(value) is int and value >= 1 for value in values):
+        raise ValueError(f"{option}={list(values)} must hold whole numbers of at least 1")
+    return list(values)
+
+
+def initialise(network: nn.Module, init: Init) -> None:
+    """Set the weights and biases of all linear and convolutional layers.
+
+    `default` leaves torch's own; `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
+    `xavier` from a uniform one (Glorot & Bengio, AISTATS 2010); both set biases to 0.
+
+    Raises:
+        ValueError: for another `init`.
+    """
+    if init not in ("default", "kaiming", "xavier"):
+        raise ValueError(f"init={init} must be default, kaiming or xavier")
+    if init == "default":
+        return
+    fill = nn.init.kaiming_normal_ if init == "kaiming" else nn.init.xavier_uniform_
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            fill(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def torch_layer(option: str, call: str) -> "partial[nn.Module]":
+    """Return what makes the layer `torch.nn.<call>`, such as `ReLU` or `LeakyReLU(0.2)`.
+
+    Raises:
+        ValueError: when torch has no such layer; names the `option` that asked for it.
+    """
+    try:
+        node = ast.parse(call, mode="eval").body
+        arguments, keywords, name = [], {}, node
+        if isinstance(node, ast.Call):
+            arguments = [ast.literal_eval(argument) for argument in node.args]
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+            name = node.func
+        layer = getattr(nn, name.id) if isinstance(name, ast.Name) else None
+    except (SyntaxError, ValueError, TypeError, AttributeError):
+        layer = None
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-        raise ValueError(f"{option}={name} is no layer of torch.nn, such as ReLU, ELU, Tanh or BatchNorm1d")
-    return layer
+        raise ValueError(f"{option}={call} is no layer of torch.nn, such as ReLU, LeakyReLU(0.2) or BatchNorm1d")
+    return partial(layer, *arguments, **keywords)

@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from torch.nn.modules.batchnorm import _BatchNorm
 from yaml import YAMLError
 
 from vae_lab import checkpoints
@@ -22,7 +23,7 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 
-MAY_CHANGE = ("trainer.", "print_every", "data.root", "data.num_workers")  # when a run goes on
+MAY_CHANGE = ("trainer.", "print_every", "checkpoint_every", "data.root", "data.num_workers")  # when a run goes on
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
     old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
-    keys = sorted((old.keys() | new.keys()) - {"print_every", "data.root"})
+    keys = sorted((old.keys() | new.keys()) - {"print_every", "checkpoint_every", "data.root"})
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 
@@ -187,10 +188,14 @@ def build_module(config: DictConfig) -> VAEModule:
     )
     # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
     with blame("optimizer"):
+        module.optimizer(module.parameters())
+    with blame("scheduler"):
         module.configure_optimizers()
     with blame("model"), torch.no_grad():
         pixels = torch.zeros(2, *image)
         module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2)))
+    if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
+        raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
     return module.train()
 
 
@@ -216,5 +221,5 @@ def blame(group: str) -> Iterator[None]:
         yield
     except InstantiationException as error:
         raise ConfigError(f"{group}: {error.__cause__ or error}") from error
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{group}: {error}") from error

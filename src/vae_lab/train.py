@@ -7,15 +7,16 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import __version__
 from vae_lab.commandline import compose, in_a_job, launch, write_traceback
-from vae_lab.config import check, has_density
+from vae_lab.config import check, has_density, is_normalised, validates
 from vae_lab.errors import ConfigError
 
 if TYPE_CHECKING:  # heavy, and not for --help
@@ -74,14 +75,15 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     import pytorch_lightning as pl
     from pytorch_lightning.utilities import rank_zero_only
 
-    from vae_lab import checkpoints, runs
+    from vae_lab import checkpoints, loggers, runs
     from vae_lab.callbacks import Clock
 
     # everything that can be refused is built before data are read, and data are read before anything is written
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module, data = runs.build_module(config), runs.build_data(config)
     clock, monitor = Clock(), what_is_best(config)
-    trainer = build_trainer(config, path, [clock, *checkpoints.writers(path / "checkpoints", monitor)])
+    writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
+    trainer = build_trainer(config, path, [clock, *writers])
     if trainer.world_size > 1 and not in_a_job():
         raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
     last = path / "checkpoints" / "last.ckpt"
@@ -97,7 +99,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     runs.create(path, config, overrides)
 
     say = rank_zero_only(log.info)
-    with recorded(path):
+    with recorded(path), loggers.in_use(trainer.loggers, OmegaConf.to_container(config, resolve=True)):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
@@ -109,6 +111,9 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         checkpoints.restore(module, checkpoint)
         trainer.validate(module, data, verbose=False)
         trainer.test(module, data, verbose=False)
+        for logger in trainer.loggers:
+            tested = {name: value for name, value in module.numbers.items() if name.startswith("test/")}
+            logger.log_metrics(tested, step=trainer.global_step)
         metrics = {
             **module.numbers,
             "checkpoint": checkpoint.name,
@@ -126,9 +131,13 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
 def what_is_best(config: DictConfig) -> str | None:
     """Return the metric that tells the best checkpoint; None without validation, where the last is the best."""
-    if not config.data.val_fraction or config.trainer.limit_val_batches == 0:
+    from vae_lab.module import UNNORMALISED
+
+    if not validates(config):
         return None
-    return "val/elbo" if has_density(config) else "val/mse"
+    if not has_density(config):
+        return "val/mse"
+    return "val/elbo" if is_normalised(config) else f"val/elbo{UNNORMALISED}"
 
 
 def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -> "Trainer":
@@ -142,14 +151,25 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
         bar = sys.stdout.isatty()
     bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
+    more = runs.build(config, "logger").items()
     return runs.build(
         config,
         "trainer",
         default_root_dir=str(path),
         callbacks=[*callbacks, *bars, *runs.build(config, "callbacks").values()],
-        logger=[loggers.Curves(path / "metrics.csv"), *lines, *runs.build(config, "logger").values()],
+        logger=[loggers.Curves(path / "metrics.csv"), *lines, *(in_folder(name, each, path) for name, each in more)],
         enable_progress_bar=bar,
     )
+
+
+def in_folder(name: str, logger: Any, path: Path) -> Any:
+    """Return a logger; one that is still to be made is given the run's directory as its own."""
+    from vae_lab import runs
+
+    if not isinstance(logger, partial):
+        return logger
+    with runs.blame(f"logger.{name}"):
+        return logger(save_dir=str(path))
 
 
 def table(results: dict[str, float]) -> str:
@@ -157,8 +177,9 @@ def table(results: dict[str, float]) -> str:
     if not results:
         return "nothing was evaluated"
     stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
-    rows = [" " * 16 + "".join(f"{stage:>12}" for stage in stages)]
-    rows += [f"{name:16}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
+    width = max(len(name) for name in names) + 2
+    rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]
+    rows += [f"{name:{width}}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
     return "\n".join(rows)
 
 

@@ -1,0 +1,21 @@
+"""Data: images in memory as uint8, dealt in a seeded order; a batch becomes numbers on the device."""
+
+from vae_lab.data.batches import Batches, Plan, Stream, mix
+from vae_lab.data.folder import Folder
+from vae_lab.data.images import ImageData, Images, Raw, bernoulli
+from vae_lab.data.sets import CIFAR10, MNIST, Digits
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Batches",
+    "Digits",
+    "Folder",
+    "ImageData",
+    "Images",
+    "Plan",
+    "Raw",
+    "Stream",
+    "bernoulli",
+    "mix",
+]

@@ -1,0 +1,143 @@
+"""Noise: what corrupts the encoder's input, and augmentation; batched, on the device that the images are on.
+
+Every class maps pixels in [0, 1] (B, C, H, W) to pixels in [0, 1]; the target of the likelihood stays clean.
+"""
+
+from math import radians
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Noise(nn.Module):
+    """What the kinds of noise share.
+
+    Args:
+        eval: whether validation and test have the noise, too.
+    """
+
+    def __init__(self, eval: bool = False) -> None:
+        super().__init__()
+        self.in_evaluation = eval  # nn.Module has an `eval` of its own
+
+
+class Dropout(Noise):
+    """Sets each value to 0 with probability `p`, and leaves the others as they are.
+
+    Args:
+        p: probability, 0 ≤ p ≤ 1.
+        eval: whether validation and test have the noise, too.
+
+    Raises:
+        ValueError: for a probability outside its range.
+    """
+
+    def __init__(self, p: float = 0.5, eval: bool = False) -> None:
+        super().__init__(eval)
+        self.p = fraction("p", p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images with values missing (B, C, H, W)."""
+        return x * (torch.rand_like(x) >= self.p)
+
+
+class SaltAndPepper(Noise):
+    """Makes each pixel, in all its colours, black or white with probability `amount`, both as likely.
+
+    Args:
+        amount: probability, 0 ≤ amount ≤ 1.
+        eval: whether validation and test have the noise, too.
+
+    Raises:
+        ValueError: for a probability outside its range.
+    """
+
+    def __init__(self, amount: float = 0.2, eval: bool = False) -> None:
+        super().__init__(eval)
+        self.amount = fraction("amount", amount)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images with black and white pixels (B, C, H, W)."""
+        draw = torch.rand_like(x[:, :1])  # (B, 1, H, W)
+        return torch.where(draw < self.amount, (draw < self.amount / 2).to(x.dtype), x)
+
+
+class Gaussian(Noise):
+    """Adds normal noise to each value, and clips what leaves [0, 1].
+
+    Args:
+        std: standard deviation, at least 0.
+        eval: whether validation and test have the noise, too.
+
+    Raises:
+        ValueError: for a standard deviation that is negative or not finite.
+    """
+
+    def __init__(self, std: float = 0.2, eval: bool = False) -> None:
+        super().__init__(eval)
+        if not 0 <= std < float("inf"):
+            raise ValueError(f"std={std} must be a finite number of at least 0")
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the noisy images (B, C, H, W)."""
+        return (x + self.std * torch.randn_like(x)).clamp(0, 1)
+
+
+class Masking(Noise):
+    """Sets a square to 0, in a place of its own for each image.
+
+    Args:
+        side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1.
+        eval: whether validation and test have the noise, too.
+
+    Raises:
+        ValueError: for a side outside its range.
+    """
+
+    def __init__(self, side: float = 0.5, eval: bool = False) -> None:
+        super().__init__(eval)
+        self.side = fraction("side", side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the images with a square missing (B, C, H, W)."""
+        side = round(self.side * min(x.shape[-2:]))
+
+        def covered(length: int) -> Tensor:
+            start = torch.randint(length - side + 1, (len(x), 1), device=x.device)
+            place = torch.arange(length, device=x.device)
+            return (place >= start) & (place < start + side)  # (B, length)
+
+        rows, columns = covered(x.shape[-2]), covered(x.shape[-1])
+        return x.masked_fill((rows[:, :, None] & columns[:, None, :]).unsqueeze(1), 0)
+
+
+def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
+    """Return images turned about their centre and then shifted, each by amounts of its own; what comes in is black.
+
+    Args:
+        images: values 0 … 255 (B, C, H, W), uint8.
+        degrees: bound of the angle, which is uniform on both sides.
+        pixels: bound of the shifts, which are whole numbers of pixels.
+    """
+    count, (height, width), device = len(images), images.shape[-2:], images.device
+    angle = radians(degrees) * (2 * torch.rand(count, device=device, dtype=torch.float32) - 1)
+    shift = torch.randint(-pixels, pixels + 1, (count, 2, 1), device=device).float()  # right and down
+    cos, sin = angle.cos(), angle.sin()
+    # from a place in the result to the one in the image that is seen there, in units of half the width and height
+    turn = torch.stack([cos, sin * height / width, -sin * width / height, cos], -1).unflatten(-1, (2, 2))
+    move = -turn @ (2 * shift / torch.tensor([[width], [height]], device=device))  # (B, 2, 1)
+    grid = functional.affine_grid(torch.cat([turn, move], -1), list(images.shape), align_corners=False)
+    return functional.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+
+
+def fraction(name: str, value: float) -> float:
+    """Return a number from 0 to 1.
+
+    Raises:
+        ValueError: for any other; names it.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} must be at least 0 and at most 1")
+    return value

@@ -1,0 +1,114 @@
+"""Every preset trains on every kind of data with every noise, or is refused by a line that says what fits."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import needs_mnist, write_cifar10, write_images, write_mnist
+from vae_lab import runs
+from vae_lab.commandline import CONF, compose
+from vae_lab.config import check
+from vae_lab.data import ImageData, Plan
+from vae_lab.errors import ConfigError
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+NOISES = sorted(file.stem for file in (CONF / "noise").glob("[!_]*.yaml"))
+GREY = {
+    "mnist": ["data=mnist"],
+    "digits": ["data=digits"],
+    "grey folder": ["data=folder", "data.shape=[1,20,24]"],
+}
+COLOUR = {
+    "cifar10": ["data=cifar10"],
+    "colour folder": ["data=folder", "data.shape=[3,20,24]"],
+}
+TRAINS = [
+    (model, kind) for kind in (*GREY, *COLOUR) for model in MODELS if kind in GREY or not model.startswith("bernoulli")
+]
+REFUSED = [("bernoulli_conv", "cifar10"), ("bernoulli_conv", "colour folder")]
+REFUSED += [("bernoulli_mlp", "cifar10"), ("bernoulli_mlp", "colour folder")]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Where the data are, as an option."""
+    root = tmp_path_factory.mktemp("sources")
+    mnist = Path(os.environ.get("VAE_LAB_DATA", root / "mnist"))
+    if not (mnist / "MNIST" / "raw").is_dir():
+        mnist = write_mnist(root / "mnist", images=100)
+    write_images(root / "images" / "train")
+    write_images(root / "images" / "test", count=5)
+    (root / "cifar10").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        write_cifar10(root / "cifar10", patch, images=20)
+        yield {
+            "mnist": [f"data.root={mnist}"],
+            "digits": [],
+            "cifar10": [f"data.root={root / 'cifar10'}"],
+            "grey folder": [f"data.root={root / 'images'}"],
+            "colour folder": [f"data.root={root / 'images'}"],
+        }
+
+
+@pytest.fixture(scope="module")
+def read() -> dict[str, ImageData]:
+    """The data sets that have been read."""
+    return {}
+
+
+def test_the_table_has_all_eight_presets() -> None:
+    likelihoods = ("bernoulli", "gaussian", "gaussian_learned", "ae")
+    assert sorted(f"{likelihood}_{network}" for likelihood in likelihoods for network in ("mlp", "conv")) == MODELS
+    assert sorted(["none", "dropout", "salt_and_pepper", "gaussian", "masking"]) == NOISES
+    assert len(TRAINS) == 3 * 8 + 2 * 6
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize(("model", "kind"), TRAINS)
+def test_trains(model: str, kind: str, noise: str, sources: dict, read: dict) -> None:
+    options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], f"noise={noise}", "latent_dim=3"]
+    config = compose("train", options)[0]
+    config.data.batch_size = 16
+    check(config)
+    torch.manual_seed(0)
+    module, data = runs.build_module(config), runs.build_data(config)
+    if kind not in read:
+        data.prepare_data()
+        data.setup()
+        read[kind] = data
+    images = read[kind].train
+    optimizer = module.configure_optimizers()
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+    for step in range(3):
+        batch = data.batch(images[Plan(torch.arange(16 * step, 16 * step + 16), 0)], training=True)
+        assert batch.input.shape == batch.target.shape == (16, *data.shape)
+        for pixels in (batch.input, batch.target):
+            assert pixels.min() >= 0
+            assert pixels.max() <= 1
+        assert torch.equal(batch.input, batch.target) == (noise == "none")
+        loss, terms = module.objective(module.vae, batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite()
+        assert all(term.isfinite().all() and term.shape == (16,) for term in terms.values())
+        for name, weight in module.named_parameters():
+            assert weight.grad is not None, name
+            assert weight.grad.isfinite().all(), name
+            assert weight.grad.any(), name
+        optimizer.step()
+    assert not any(torch.equal(weight, before[name]) for name, weight in module.named_parameters())
+    with torch.no_grad():
+        assert all(term.isfinite().all() for term in module.eval().evaluate(batch).values())
+
+
+@pytest.mark.parametrize(("model", "kind"), REFUSED)
+def test_binary_pixels_are_asked_for_where_there_are_colours(model: str, kind: str, sources: dict) -> None:
+    with pytest.raises(ConfigError, match=r"colours: use likelihood=gaussian[^\n]*$"):
+        check(compose("train", [f"model={model}", *COLOUR[kind], *sources[kind]])[0])
+
+
+@needs_mnist
+def test_the_table_was_on_real_mnist(sources: dict) -> None:
+    assert sources["mnist"] == [f"data.root={os.environ['VAE_LAB_DATA']}"]

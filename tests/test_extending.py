@@ -1,0 +1,65 @@
+"""docs/extending.md does what it says: its files are written, its commands run."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT
+from vae_lab import runs
+
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `mine` as the page has it."""
+    files: dict[str, str] = {}
+    for name, content in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
+        files[name] = files.get(name, "") + content
+    listed = set(re.findall(r"^ {4}(mine/\S+)", PAGE, re.MULTILINE))
+    assert listed == files.keys()
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_its_commands_train(
+    command: Callable[..., subprocess.CompletedProcess[str]], mine: Path, tmp_path: Path, line: str
+) -> None:
+    python, dash, module, *arguments = shlex.split(line)
+    assert (python, dash) == ("python", "-m")
+    done = command(*arguments, "trainer.max_epochs=2", module=module)
+    assert done.returncode == 0, done.stderr
+    found = sorted(tmp_path.glob("outputs/vae/*/metrics.json"))
+    assert len(found) == (4 if "-m" in arguments else 1)
+    for file in found:
+        run = runs.load(file.parent)
+        assert type(run.data).__name__ == "Squares"
+        assert "test/log_likelihood" in json.loads(file.read_text())
+        expected = "Laplace" if "likelihood=laplace" in line else "Gaussian"
+        assert type(run.module.vae.decoder.head).__name__ == expected
+
+
+def test_its_parts_are_right(mine: Path) -> None:
+    from mine import parts
+
+    x = torch.linspace(-4, 5, 20_001, dtype=torch.float64)
+    density = parts.Laplace(0.3)(torch.zeros(1, 1, 1, dtype=torch.float64)).log_prob(x[:, None, None, None]).exp()
+    assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-6)
+    image = torch.rand(2, 1, 5, 5)
+    assert parts.Blur(3)(image)[0, 0, 2, 2].item() == pytest.approx(image[0, 0, 1:4, 1:4].mean().item())
+    images, labels = parts.Squares(images=50, shape=(1, 16, 16)).read(train=True)
+    assert torch.equal((images > 0).sum((1, 2, 3)), (labels + 2) ** 2)

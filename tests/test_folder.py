@@ -1,0 +1,169 @@
+"""Images from a folder."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_images
+from vae_lab.data import Folder
+from vae_lab.errors import DataError
+
+
+def folder(root: Path, **options: object) -> Folder:
+    data = Folder(**{"root": root, "shape": (3, 20, 20), "batch_size": 8, **options})
+    data.setup()
+    return data
+
+
+def pixels(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Thirty training and ten test images of each of two classes."""
+    write_images(tmp_path / "train")
+    write_images(tmp_path / "test", count=10)
+    return tmp_path
+
+
+def test_images_and_labels_are_those_of_the_files(root: Path) -> None:
+    data = folder(root, val_fraction=0.2)
+    assert (len(data.train), len(data.val), len(data.test), data.classes) == (48, 12, 20, 2)
+    for split, images, labels in (
+        ("train", torch.cat([data.train.image, data.val.image]), torch.cat([data.train.label, data.val.label])),
+        ("test", data.test.image, data.test.label),
+    ):
+        found = {image.numpy().tobytes(): label.item() for image, label in zip(images, labels, strict=True)}
+        expected = {
+            pixels(path).numpy().tobytes(): ["cat", "dog"].index(path.parent.name)
+            for path in (root / split).glob("*/*.png")
+        }
+        assert found == expected
+
+
+def test_images_are_resized_and_made_grey_or_rgb(root: Path) -> None:
+    (root / "train" / "cat" / "deep").mkdir()
+    for name, mode, colour in (
+        ("grey.PNG", "L", 200),
+        ("palette.gif", "P", 7),
+        ("alpha.webp", "RGBA", (1, 2, 3, 255)),
+        ("two.bmp", "1", 1),
+        ("deep/cmyk.jpeg", "CMYK", (0, 0, 0, 0)),
+    ):
+        Image.new(mode, (33, 7), colour).save(root / "train" / "cat" / name)
+    for shape in ((3, 12, 16), (1, 5, 9)):
+        data = folder(root, shape=shape, val_fraction=0)
+        assert data.train.image.shape == (65, *shape)
+    white = [image for image in folder(root, val_fraction=0).train.image if image.min() > 250]
+    assert len(white) == 2  # the bitmap and the JPEG
+    grey = [image for image in folder(root, val_fraction=0, shape=(1, 20, 20)).train.image if (image == 200).all()]
+    assert len(grey) == 1
+
+
+def test_without_a_test_folder_a_part_of_the_training_is_the_test(tmp_path: Path) -> None:
+    write_images(tmp_path / "train")
+    splits = []
+    for seed in (0, 0, 1):
+        data = folder(tmp_path, seed=seed, test_fraction=0.25, val_fraction=0.2)
+        assert (len(data.train), len(data.val), len(data.test)) == (36, 9, 15)
+        seen = [image.numpy().tobytes() for split in (data.train, data.val, data.test) for image in split.image]
+        assert len(set(seen)) == 60
+        splits.append((data.test.image, data.val.image))
+    assert torch.equal(splits[0][0], splits[2][0])  # the test is the same whatever the seed
+    assert torch.equal(splits[0][1], splits[1][1])
+    assert not torch.equal(splits[0][1], splits[2][1])
+
+
+def test_what_is_no_image_is_passed_over(root: Path) -> None:
+    for name in ("train/cat/notes.txt", "train/cat/._0000.png", "train/readme.png"):
+        (root / name).write_text("no image")
+    (root / "train" / ".hidden").mkdir()
+    assert len(folder(root, val_fraction=0).train) == 60
+
+
+def damage(root: Path, *names: str) -> None:
+    for name in names:
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+
+
+def test_files_that_cannot_be_read_are_counted_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    damage(root, "train/cat/0003.png", "train/dog/0001.png")
+    (root / "train/dog/0002.png").write_text("<html>not found</html>")
+    Image.new("I;16", (20, 20), 40_000).save(root / "train/cat/0007.png")
+    with pytest.raises(
+        DataError, match=r"^4 of 60 images in .*train/cat/0003\.png \(.*train/cat/0007\.png \(.*and 1 more"
+    ):
+        folder(root)
+    caplog.set_level(logging.WARNING)
+    data = folder(root, skip_unreadable=True, val_fraction=0)
+    assert len(data.train) == len(data.train.label) == 56
+    assert data.train.label.bincount().tolist() == [28, 28]
+    assert "4 of 60 images" in caplog.text
+    assert "left out" in caplog.text
+
+
+def test_sixteen_bits_are_not_cut_to_eight_in_silence(root: Path) -> None:
+    Image.new("I;16", (20, 20), 40_000).save(root / "test/cat/0000.png")
+    with pytest.raises(DataError, match=r"0000\.png \(has more than 8 bits"):
+        folder(root)
+
+
+def test_files_that_are_all_unreadable_are_no_data(root: Path) -> None:
+    damage(root, *(str(path.relative_to(root)) for path in (root / "test").glob("*/*.png")))
+    with pytest.raises(DataError, match="20 of 20"):
+        folder(root, skip_unreadable=True)
+
+
+@pytest.mark.parametrize(
+    ("folders", "options", "named"),
+    [
+        ([], {}, r"data\.root=.* must hold train/<class>/<images> with two classes or more, and there is none"),
+        (["train"], {}, "there is none"),
+        (["train/cat"], {}, r"there is one: data\.classes=1"),
+        (["train/cat", "train/dog"], {}, r"train/cat holds no images \(\.bmp"),
+        (["train/cat", "train/dog"], {"classes": 3}, r"holds 2 classes, and data\.classes=3"),
+    ],
+)
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, folders: list[str], options: dict, named: str) -> None:
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=named):
+        folder(tmp_path, **options)
+
+
+def test_a_test_of_other_classes_is_refused(root: Path) -> None:
+    write_images(root / "test", classes=["bird"])
+    with pytest.raises(DataError, match=r"test/bird is a class that .*train does not have"):
+        folder(root)
+
+
+def test_an_empty_test_folder_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="test holds no folder of images"):
+        folder(tmp_path)
+
+
+def test_one_class_is_taken_where_it_is_meant(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", classes=["all"])
+    assert folder(tmp_path, classes=1).classes == 1
+
+
+def test_colours_are_one_or_three(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"shape=\[2, 20, 20\] must begin with 1.*or 3"):
+        folder(root, shape=[2, 20, 20])
+
+
+def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> None:
+    before = folder(root)
+    for path in sorted((root / "train").glob("*/*.png"), reverse=True):  # new entries in another order
+        os.rename(path, path.with_name("x" + path.name))  # noqa: PTH104
+        os.rename(path.with_name("x" + path.name), path)  # noqa: PTH104
+    assert torch.equal(folder(root).train.image, before.train.image)
