@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +126,9 @@ def test_files_that_are_all_unreadable_are_no_data(root: Path) -> None:
 @pytest.mark.parametrize(
     ("folders", "options", "named"),
     [
-        ([], {}, r"data\.root=.* must hold train/<class>/<images> with two classes or more, and there is none"),
-        (["train"], {}, "there is none"),
-        (["train/cat"], {}, r"there is one: data\.classes=1"),
+        ([], {}, r"data\.root=.* must hold train/<class>/<images>"),
+        (["train"], {}, r"data\.root=.* must hold train/<class>/<images>"),
+        (["train/cat"], {}, r"train holds one class, cat: set data\.classes=1"),
         (["train/cat", "train/dog"], {}, r"train/cat holds no images \(\.bmp"),
         (["train/cat", "train/dog"], {"classes": 3}, r"holds 2 classes, and data\.classes=3"),
     ],
@@ -167,3 +169,33 @@ def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> 
         os.rename(path, path.with_name("x" + path.name))  # noqa: PTH104
         os.rename(path.with_name("x" + path.name), path)  # noqa: PTH104
     assert torch.equal(folder(root).train.image, before.train.image)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "code", "said"),
+    [
+        (lambda root: root, [], 3, "must hold train/<class>/<images>"),
+        (lambda root: (root / "train" / "cat").mkdir(parents=True), ["data.classes=1"], 3, "holds no images"),
+        (lambda root: write_images(root / "train", ["cat"]), [], 3, "data.classes=1"),
+        (lambda root: damage(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 images"),
+        (lambda root: write_images(root / "train"), ["model=bernoulli_mlp"], 2, "colours"),
+        (lambda root: write_images(root / "train"), ["data.shape=[2,20,20]"], 2, "must begin with 1"),
+        (lambda root: write_images(root / "train"), ["data.test_fraction=1"], 2, "data.test_fraction=1 must be"),
+        (lambda root: write_images(root / "train"), ["data.shift=32"], 2, "shift=32 must be less"),
+        (lambda root: write_images(root / "train"), ["noise=dropout", "noise.p=2"], 2, "noise.p=2 must be"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    make: Callable[[Path], object],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    make(tmp_path)
+    done = command("model=gaussian_conv", "data=folder", f"data.root={tmp_path}", "data.batch_size=8", *options)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()

@@ -1,4 +1,4 @@
-"""The README's commands do what it says: each is run, on small data and for one epoch."""
+"""The commands of the README and of docs/components.md do what they say: each is run on small data for an epoch."""
 
 import re
 import shlex
@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, make_batch, make_vae
+from vae_lab.commandline import CONF
 
 README = (ROOT / "README.md").read_text()
+COMPONENTS = (ROOT / "docs" / "components.md").read_text()
 COMMANDS = [
     line.partition("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", README + COMPONENTS, re.DOTALL)
     for line in block.splitlines()
 ]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -26,6 +28,7 @@ def test_every_command_trains(
 ) -> None:
     python, dash, module, *arguments = shlex.split(line)
     assert (python, dash) == ("python", "-m")
+    arguments = [argument for argument in arguments if not argument.startswith(("data.root=", "data.shape="))]
     done = command(*arguments, *SHORT, module=module)
     assert done.returncode == 0, done.stderr
     jobs = [argument.count(",") + 1 for argument in arguments if re.match(r"(model|latent_dim)=", argument)]
@@ -55,3 +58,16 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 def test_it_is_short() -> None:
     assert len(README.splitlines()) < 150
+
+
+def test_the_page_of_parts_has_every_part() -> None:
+    """Not one YAML is missing on the page, and the page names none that is not there."""
+    groups = {
+        folder.name: {file.stem for file in folder.glob("[!_]*.yaml")} for folder in CONF.iterdir() if folder.is_dir()
+    }
+    written = {name for names in re.findall(r"`([^`\n]*)`", COMPONENTS) for name in re.split(r"[=.,\s]+", names)}
+    for group in groups.keys() - {"trainer", "callbacks"}:  # one part each, so far
+        assert groups[group] <= written, group
+    for group, name in re.findall(r"\b(\w+)=(\w+)", COMPONENTS):
+        if group in groups:
+            assert name in groups[group], f"{group}={name}"

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +63,22 @@ class Folder(ImageData):
         """
         files, labels = self.files(train)
         images = torch.empty(len(files), *self.shape, dtype=torch.uint8)
-
-        def load(place: int) -> str | None:
+        kept = torch.ones(len(files), dtype=torch.bool)
+        unreadable: list[str] = []
+        what = f"reading {'train' if train else 'test'} images"
+        for place, file in enumerate(tqdm(files, what, disable=None, leave=False)):  # only where there is a terminal
             try:
-                images[place] = self.load(files[place])
+                images[place] = self.load(file)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                return f"{files[place].relative_to(self.root)} ({str(error).partition(chr(10))[0]})"
-            return None
-
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-            reading = pool.map(load, range(len(files)))
-            what = f"reading {'train' if train else 'test'} images"
-            failures = list(tqdm(reading, what, len(files), disable=None, leave=False))
-        unreadable = [failure for failure in failures if failure]
+                kept[place] = False
+                unreadable.append(f"{file.relative_to(self.root)} ({str(error).partition(chr(10))[0]})")
         if not unreadable:
             return images, labels
         names = ", ".join(unreadable[:3]) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
         said = f"{len(unreadable)} of {len(files)} images in {self.root} cannot be read: {names}"
-        if not self.skip_unreadable or len(unreadable) == len(files):
+        if not self.skip_unreadable or not kept.any():
             raise DataError(f"{said}; remove them, or set data.skip_unreadable=true")
         log.warning("%s: left out", said)
-        kept = torch.tensor([not failure for failure in failures])
         return images[kept], labels[kept]
 
     def files(self, train: bool) -> tuple[list[Path], Tensor]:
@@ -94,11 +88,10 @@ class Folder(ImageData):
             DataError: where there are none, or too few classes, or the test has one that the training has not.
         """
         names = folders(self.root / "train")
-        if len(names) < 2 and self.classes != 1:
-            raise DataError(
-                f"data.root={self.root} must hold train/<class>/<images> with two classes or more, and there "
-                f"{'is one' if names else 'is none'}: data.classes=1 takes images of one class"
-            )
+        if not names:
+            raise DataError(f"data.root={self.root} must hold train/<class>/<images>, and there is no such folder")
+        if len(names) == 1 and self.classes is None:
+            raise DataError(f"{self.root / 'train'} holds one class, {names[0]}: set data.classes=1 if it is meant so")
         if self.classes not in (None, len(names)):
             raise DataError(f"{self.root / 'train'} holds {len(names)} classes, and data.classes={self.classes}")
         self.classes = len(names)
