@@ -10,8 +10,9 @@ from conftest import needs_mnist, write_cifar10, write_images, write_mnist
 from vae_lab import runs
 from vae_lab.commandline import CONF, compose
 from vae_lab.config import check
-from vae_lab.data import ImageData, Plan
+from vae_lab.data import ImageData, Images, Plan
 from vae_lab.errors import ConfigError
+from vae_lab.module import VAEModule
 
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
 NOISES = sorted(file.stem for file in (CONF / "noise").glob("[!_]*.yaml"))
@@ -53,8 +54,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def read() -> dict[str, ImageData]:
-    """The data sets that have been read."""
+def splits() -> dict[str, Images]:
+    """The training images of each kind, once they have been read."""
     return {}
 
 
@@ -65,20 +66,35 @@ def test_the_table_has_all_eight_presets() -> None:
     assert len(TRAINS) == 3 * 8 + 2 * 6
 
 
-@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize(("model", "kind"), TRAINS)
-def test_trains(model: str, kind: str, noise: str, sources: dict, read: dict) -> None:
-    options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], f"noise={noise}", "latent_dim=3"]
-    config = compose("train", options)[0]
-    config.data.batch_size = 16
+def test_trains_with_every_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
+    options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], "latent_dim=3", "data.batch_size=16"]
+    for noise in NOISES:
+        config = compose("train", [*options, f"noise={noise}"])[0]
+        check(config)
+        data = runs.build_data(config)
+        if kind not in splits:
+            data.prepare_data()
+            data.setup()
+            splits[kind] = data.train
+        train_three_steps(runs.build_module(config), data, splits[kind], noise)
+
+
+NETWORKS = [file.stem for file in sorted((CONF / "encoder").glob("[!_]*.yaml"))]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_trains(network: str) -> None:
+    options = ["data=digits", "data.shape=[1,28,28]", "likelihood=gaussian_learned", "latent_dim=3"]
+    config = compose("train", [f"encoder={network}", f"decoder={network}", *options])[0]
     check(config)
+    images = Images(torch.randint(256, (48, 1, 28, 28), dtype=torch.uint8), torch.zeros(48))
+    train_three_steps(runs.build_module(config), runs.build_data(config), images, "none")
+
+
+def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise: str) -> None:
+    """Train on three batches, with finite numbers and a gradient in every named parameter."""
     torch.manual_seed(0)
-    module, data = runs.build_module(config), runs.build_data(config)
-    if kind not in read:
-        data.prepare_data()
-        data.setup()
-        read[kind] = data
-    images = read[kind].train
     optimizer = module.configure_optimizers()
     before = {name: weight.clone() for name, weight in module.named_parameters()}
     for step in range(3):

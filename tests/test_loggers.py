@@ -63,7 +63,7 @@ SHORT = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8
 def test_tensorboard_gets_the_curves_and_the_test(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train([*SHORT, "logger=tensorboard", f"hydra.run.dir={tmp_path / 'run'}"])
+    run = train([*SHORT, "logger=[csv,tensorboard]", f"hydra.run.dir={tmp_path / 'run'}"])
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     for name in ("train/loss", "val/elbo", "val/kl", "train/log_likelihood"):
         written = [float(row[name]) for row in rows(run.path / "metrics.csv")]

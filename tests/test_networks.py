@@ -110,6 +110,7 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
     ("options", "named"),
     [
         ({"channels": [4, 4, 4, 4]}, "depth 4, too deep for 8×12 pixels: the deepest that fits is 3$"),
+        ({"channels": []}, r"channels=\[\] must hold"),
         ({"channels": [4, 0]}, "channels=.*whole numbers"),
         ({"channels": [4, 4], "kernel": [3]}, "kernel=.*or 2: one for each layer"),
         ({"channels": [4, 4], "stride": 0}, "stride=.*whole numbers"),

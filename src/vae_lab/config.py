@@ -85,7 +85,10 @@ def or_null(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
 # What encoder and decoder are held to; those made of convolutions hold a network of linear layers, too.
 NETWORK: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden": ("a list of whole numbers of at least 1", all_of(whole(1))),
-    "channels": ("null or a list of whole numbers of at least 1", or_null(all_of(whole(1)))),
+    "channels": (
+        "null or a list of whole numbers of at least 1",
+        or_null(lambda v: all_of(whole(1))(v) and len(v) > 0),
+    ),
     **{
         name: ("a whole number of at least 1, or a list of one for each layer", one_or_all_of(whole(1)))
         for name in ("kernel", "stride", "pool")
@@ -215,7 +218,7 @@ def check(config: DictConfig) -> None:
     if binary_only and config.data.shape[0] != 1:
         raise ConfigError(
             f"{config.likelihood._target_} is a likelihood of binary pixels, and data of shape "
-            f"{list(config.data.shape)} have colours: use likelihood=gaussian"
+            f"{list(config.data.shape)} have colours: use likelihood=gaussian, gaussian_shared or gaussian_learned"
         )
 
 

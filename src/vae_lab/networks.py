@@ -112,7 +112,7 @@ class ConvEncoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = in_shape
-        channels = whole("channels", channels or default_channels(size))
+        channels = whole("channels", default_channels(size) if channels is None else channels)
         count = len(channels)
         kernels, strides, pools = (
             whole(name, per_layer(name, value, count))
@@ -177,7 +177,7 @@ class ConvDecoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = out_shape
-        channels = whole("channels", channels or default_channels(size)[::-1])
+        channels = whole("channels", default_channels(size)[::-1] if channels is None else channels)
         count = len(channels)
         kernels, strides = (
             whole(name, per_layer(name, value, count)) for name, value in (("kernel", kernel), ("stride", stride))
@@ -200,7 +200,7 @@ class ConvDecoder(nn.Sequential):
 
 
 def padding(kernel: int, stride: int) -> int:
-    """Return the padding with which a convolution divides the size by its stride, rounded."""
+    """Return the padding with which a convolution divides the size by its stride, to a pixel."""
     return max(0, (kernel - stride + 1) // 2)
 
 
@@ -225,8 +225,10 @@ def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequenc
         sizes: of the feature maps, from the image on.
 
     Raises:
-        ValueError: names the size, the depth and the deepest that fits.
+        ValueError: names the size, the depth and the deepest that fits; also where there is no layer at all.
     """
+    if not channels:
+        raise ValueError("channels=[] must hold one number or more: a network of linear layers has no convolutions")
     fitting = next((depth for depth, lengths in enumerate(sizes) if min(lengths) < 1), len(channels))
     if fitting < len(channels):
         fits = (
