@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -37,14 +37,11 @@ class Config:
     logger: dict[str, Any] = MISSING
 
 
-def whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
-    """Return a test for whole numbers from `least` to `most`."""
-    return lambda value: type(value) is int and least <= value <= most
+class Rule(NamedTuple):
+    """What a value has to be, in words and as a test."""
 
-
-def one_of(*options: Any) -> Callable[[Any], bool]:
-    """Return a test for one of a few values."""
-    return lambda value: any(value is option or (value == option and isinstance(value, str)) for option in options)
+    words: str
+    holds: Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
@@ -52,117 +49,119 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def is_fraction(value: Any) -> bool:
-    """Tell whether a value is a number from 0 to below 1."""
-    return is_number(value) and 0 <= value < 1
+def whole(least: int, most: float = math.inf) -> Rule:
+    """Return the rule for whole numbers from `least` to `most`."""
+    words = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    return Rule(f"a whole number {words}", lambda value: type(value) is int and least <= value <= most)
 
 
-def is_between(least: float, most: float) -> Callable[[Any], bool]:
-    """Return a test for numbers from `least` to `most`, both included."""
-    return lambda value: is_number(value) and least <= value <= most
+def one_of(*options: str | None) -> Rule:
+    """Return the rule for one of a few words, None being null."""
+    *first, last = ["null" if option is None else option for option in options]
+    return Rule(
+        f"{', '.join(first)} or {last}",
+        lambda value: (value is None or isinstance(value, str)) and value in options,
+    )
 
 
-def is_inside(least: float, most: float) -> Callable[[Any], bool]:
-    """Return a test for numbers between `least` and `most`, both left out."""
-    return lambda value: is_number(value) and least < value < most
+def or_null(rule: Rule) -> Rule:
+    """Return the rule for null, or what another holds for."""
+    return Rule(f"null or {rule.words}", lambda value: value is None or rule.holds(value))
 
 
-def all_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a test for lists of values that pass a test."""
-    return lambda values: OmegaConf.is_list(values) and all(map(test, values))
+def is_list_of(rule: Rule, value: Any) -> bool:
+    """Tell whether a value is a list of values that a rule holds for."""
+    return OmegaConf.is_list(value) and all(map(rule.holds, value))
 
 
-def one_or_all_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a test for a value that passes a test, or a list of such."""
-    return lambda value: all_of(test)(value) or test(value)
+def each_layer(rule: Rule) -> Rule:
+    """Return the rule for a value that another holds for, or a list of such."""
+    return Rule(
+        f"{rule.words}, or a list of one for each layer",
+        lambda value: rule.holds(value) or is_list_of(rule, value),
+    )
 
 
-def or_null(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Return a test for null, or what passes a test."""
-    return lambda value: value is None or test(value)
-
+AT_LEAST_0, AT_LEAST_1 = whole(0), whole(1)
+POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
+NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0)
+PROBABILITY = Rule("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+BELOW_1 = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1)
+INSIDE_0_1 = Rule("a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1)
+TRUE_OR_FALSE = Rule("true or false", lambda value: isinstance(value, bool))
+WIDTHS = Rule("a list of whole numbers of at least 1", lambda value: is_list_of(AT_LEAST_1, value))
 
 # What encoder and decoder are held to; those made of convolutions hold a network of linear layers, too.
-NETWORK: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "hidden": ("a list of whole numbers of at least 1", all_of(whole(1))),
-    "channels": (
-        "null or a list of whole numbers of at least 1",
-        or_null(lambda v: all_of(whole(1))(v) and len(v) > 0),
-    ),
-    **{
-        name: ("a whole number of at least 1, or a list of one for each layer", one_or_all_of(whole(1)))
-        for name in ("kernel", "stride", "pool")
-    },
-    "dropout": ("a number from 0 to below 1, or a list of one for each layer", one_or_all_of(is_fraction)),
-    "activate_output": ("true or false", one_of(True, False)),
-    "init": ("default, kaiming or xavier", one_of("default", "kaiming", "xavier")),
+LINEAR = {
+    "hidden": WIDTHS,
+    "dropout": each_layer(BELOW_1),
+    "activate_output": TRUE_OR_FALSE,
+    "init": one_of("default", "kaiming", "xavier"),
+}
+NETWORK = {
+    **LINEAR,
+    "channels": or_null(Rule(f"{WIDTHS.words}, not empty", lambda value: WIDTHS.holds(value) and len(value) > 0)),
+    "kernel": each_layer(AT_LEAST_1),
+    "stride": each_layer(AT_LEAST_1),
+    "pool": each_layer(AT_LEAST_1),
 }
 
-# What a key has to be, in words and as a test. A key that a part does not have is not looked at; what a part alone
-# can know, such as the names of its layers, it checks itself when it is built.
-RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("letters, digits, . _ and -", lambda v: re.fullmatch(r"\w[\w.-]*", v, re.ASCII) is not None),
-    "latent_dim": ("a whole number of at least 1", whole(1)),
-    "seed": ("a whole number from 0 to 4294967295", whole(0, 2**32 - 1)),
-    "print_every": ("a whole number of at least 1", whole(1)),
-    "checkpoint_every": ("null or a whole number of at least 1", or_null(whole(1))),
-    "resume": ("null or the directory of a run", lambda v: v is None or v != ""),
-    "data.shape": (
+# The rule of each key. A key that a part does not have is not looked at; what a part alone can know, such as the names
+# of its layers, it checks itself when it is built.
+RULES: dict[str, Rule] = {
+    "name": Rule("letters, digits, . _ and -", lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII) is not None),
+    "latent_dim": AT_LEAST_1,
+    "seed": whole(0, 2**32 - 1),
+    "print_every": AT_LEAST_1,
+    "checkpoint_every": or_null(AT_LEAST_1),
+    "resume": Rule("null or the directory of a run", lambda value: value is None or value != ""),
+    "data.shape": Rule(
         "three whole numbers of at least 1: channels, height, width",
-        lambda v: all_of(whole(1))(v) and len(v) == 3,
+        lambda value: WIDTHS.holds(value) and len(value) == 3,
     ),
-    "data.batch_size": ("a whole number of at least 1", whole(1)),
-    "data.val_fraction": (
+    "data.classes": or_null(AT_LEAST_1),
+    "data.batch_size": AT_LEAST_1,
+    "data.val_fraction": Rule(
         "a fraction from 0 to below 1, or a number of images, at least 2",
-        lambda v: is_fraction(v) or whole(2)(v),
+        lambda value: BELOW_1.holds(value) or whole(2).holds(value),
     ),
-    "data.binarize": (
-        "auto, none, threshold, dynamic or static",
-        one_of("auto", "none", "threshold", "dynamic", "static"),
-    ),
-    "data.binarize_input": ("true or false", one_of(True, False)),
-    "data.classes": ("null or a whole number of at least 1", or_null(whole(1))),
-    "data.test_fraction": ("a number above 0 and below 1", is_inside(0, 1)),
-    "data.skip_unreadable": ("true or false", one_of(True, False)),
-    "data.rotation": ("a number of degrees from 0 to 180", is_between(0, 180)),
-    "data.shift": ("a whole number of pixels, at least 0", whole(0)),
-    "data.seed": ("a whole number of at least 0", whole(0)),
-    "data.num_workers": ("a whole number of at least 0", whole(0)),
-    **{f"noise.{amount}": ("a number from 0 to 1", is_between(0, 1)) for amount in ("p", "amount", "side")},
-    "noise.std": ("a number of at least 0", is_between(0, math.inf)),
-    "noise.eval": ("true or false", one_of(True, False)),
-    **{
-        f"{owner}.{name}": rule
-        for owner in ("encoder", "encoder.linear", "decoder", "decoder.linear")
-        for name, rule in NETWORK.items()
-        if not owner.endswith("linear") or name in ("hidden", "dropout", "activate_output", "init")
-    },
-    "likelihood.scale": ("a number above 0", is_inside(0, math.inf)),
-    "likelihood.min_scale": ("a number above 0", is_inside(0, math.inf)),
-    "objective.beta": ("a number of at least 0", is_between(0, math.inf)),
-    "objective.warmup_steps": ("a whole number of at least 0", whole(0)),
-    "objective.samples": ("a whole number of at least 1", whole(1)),
-    "optimizer.weight_decay": ("a number of at least 0", is_between(0, math.inf)),
-    "optimizer.lr": ("a number above 0", is_inside(0, math.inf)),
-    "scheduler.monitor": ("training or validation", one_of("training", "validation")),
-    "scheduler.factor": ("a number above 0 and below 1", is_inside(0, 1)),
-    "scheduler.gamma": ("a number above 0 and below 1", is_inside(0, 1)),
-    "scheduler.patience": ("a whole number of at least 0", whole(0)),
-    "scheduler.cooldown": ("a whole number of at least 0", whole(0)),
-    "scheduler.step_size": ("a whole number of at least 1", whole(1)),
-    "scheduler.T_max": ("a whole number of at least 0", whole(0)),
-    **{
-        f"scheduler.{name}": ("a number of at least 0", is_between(0, math.inf))
-        for name in ("threshold", "min_lr", "eta_min")
-    },
-    "trainer.max_epochs": ("a whole number of at least 0", whole(0)),
-    "trainer.accumulate_grad_batches": ("a whole number of at least 1", whole(1)),
-    "trainer.check_val_every_n_epoch": ("null or a whole number of at least 1", or_null(whole(1))),
+    "data.test_fraction": INSIDE_0_1,
+    "data.skip_unreadable": TRUE_OR_FALSE,
+    "data.binarize": one_of("auto", "none", "threshold", "dynamic", "static"),
+    "data.binarize_input": TRUE_OR_FALSE,
+    "data.rotation": Rule("a number of degrees from 0 to 180", lambda value: is_number(value) and 0 <= value <= 180),
+    "data.shift": AT_LEAST_0,
+    "data.seed": AT_LEAST_0,
+    "data.num_workers": AT_LEAST_0,
+    "noise.p": PROBABILITY,
+    "noise.amount": PROBABILITY,
+    "noise.side": PROBABILITY,
+    "noise.std": NOT_NEGATIVE,
+    "noise.eval": TRUE_OR_FALSE,
+    **{f"{network}.{key}": rule for network in ("encoder", "decoder") for key, rule in NETWORK.items()},
+    **{f"{network}.linear.{key}": rule for network in ("encoder", "decoder") for key, rule in LINEAR.items()},
+    "likelihood.scale": POSITIVE,
+    "likelihood.min_scale": POSITIVE,
+    "objective.beta": NOT_NEGATIVE,
+    "objective.warmup_steps": AT_LEAST_0,
+    "objective.samples": AT_LEAST_1,
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "scheduler.monitor": one_of("training", "validation"),
+    "scheduler.factor": INSIDE_0_1,
+    "scheduler.patience": AT_LEAST_0,
+    "scheduler.threshold": NOT_NEGATIVE,
+    "scheduler.cooldown": AT_LEAST_0,
+    "scheduler.min_lr": NOT_NEGATIVE,
+    "scheduler.step_size": AT_LEAST_1,
+    "scheduler.gamma": INSIDE_0_1,
+    "scheduler.T_max": AT_LEAST_0,
+    "scheduler.eta_min": NOT_NEGATIVE,
+    "trainer.max_epochs": AT_LEAST_0,
+    "trainer.accumulate_grad_batches": AT_LEAST_1,
+    "trainer.check_val_every_n_epoch": or_null(AT_LEAST_1),
     # heads and sums need 32 bits, and grey values more than bfloat16 has
-    "trainer.precision": (
-        "null, 32-true, 64-true, 16-mixed or bf16-mixed",
-        one_of(None, "32-true", "64-true", "16-mixed", "bf16-mixed"),
-    ),
+    "trainer.precision": one_of(None, "32-true", "64-true", "16-mixed", "bf16-mixed"),
 }
 
 
@@ -175,16 +174,25 @@ def check(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
-    for key, (allowed, holds) in RULES.items():
+    for key, rule in RULES.items():
         group, _, name = key.rpartition(".")
         owner = OmegaConf.select(config, group) if group else config
         if not OmegaConf.is_dict(owner) or name not in owner or is_foreign(group, owner):
             continue
-        value = owner.get(name)
-        if not holds(value):
-            raise ConfigError(f"{key}={value} must be {allowed}")
+        if not rule.holds(owner.get(name)):
+            raise ConfigError(f"{key}={owner.get(name)} must be {rule.words}")
     for group in ("data", "noise", "encoder", "decoder", "posterior", "likelihood", "prior", "objective", "optimizer"):
         part(config, group)
+    check_training(config)
+    check_pixels(config)
+
+
+def check_training(config: DictConfig) -> None:
+    """Check that objective, precision and scheduler go with the rest.
+
+    Raises:
+        ConfigError: for the first that does not.
+    """
     needs_density = getattr(part(config, "objective"), "needs_density", False)
     if needs_density and not has_density(config):
         raise ConfigError(
@@ -204,6 +212,14 @@ def check(config: DictConfig) -> None:
             f"trainer.max_epochs={config.trainer.max_epochs} is more than scheduler.T_max={scheduler.T_max}, where the "
             "cosine ends: the learning rate would rise again"
         )
+
+
+def check_pixels(config: DictConfig) -> None:
+    """Check that the likelihood is one of the pixels that the data have.
+
+    Raises:
+        ConfigError: where it is not.
+    """
     if not is_normalised(config) and config.data.binarize not in ("auto", "none"):
         raise ConfigError(
             f"data.binarize={config.data.binarize} gives binary pixels, and {config.likelihood._target_} is for grey "
