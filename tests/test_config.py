@@ -218,6 +218,8 @@ def test_the_users_own_parts_know_their_values_themselves() -> None:
     check(composed("noise._target_=collections.OrderedDict", "+noise.p=17"))
     with pytest.raises(ConfigError, match=r"noise\.p"):
         check(composed("noise=dropout", "noise.p=17"))
+    with pytest.raises(ConfigError, match=r"data\.batch_size"):  # what all data sets share is checked for them
+        check(composed("data._target_=collections.OrderedDict", "data.batch_size=0"))
 
 
 def test_every_rule_refuses_something() -> None:

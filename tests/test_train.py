@@ -146,6 +146,15 @@ def test_a_plateau_of_the_validation_counts_epochs_that_have_one(small: Trainer)
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])  # the first validation begins the count
 
 
+@pytest.mark.parametrize("monitor", ["training", "validation"])
+def test_a_loss_that_falls_is_no_plateau(small: Trainer, monitor: str) -> None:
+    plateau = ["scheduler=plateau", f"scheduler.monitor={monitor}", "scheduler.patience=0", "scheduler.threshold=0"]
+    run = small(*plateau, "trainer.max_epochs=4")
+    elbos = [float(row["val/elbo"]) for row in curves(run)]
+    assert elbos == sorted(elbos)
+    assert {float(row["train/lr"]) for row in curves(run)} == {1e-3}
+
+
 def test_a_cosine_does_not_go_on_past_its_end(small: Trainer) -> None:
     run = small("scheduler=cosine")
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs=3 is more than scheduler\.T_max=2"):
