@@ -119,7 +119,9 @@ def write_cifar10(root: Path, patch: pytest.MonkeyPatch, images: int) -> dict[st
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m vae_lab.train` in an empty folder, with no network and no data to be found by chance."""
     environment = {
-        name: value for name, value in os.environ.items() if name not in ("VAE_LAB_DATA", "HYDRA_FULL_ERROR")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("VAE_LAB_DATA", "HYDRA_FULL_ERROR") and not name.startswith("WANDB_")
     }
     environment |= {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
 

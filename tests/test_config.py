@@ -129,6 +129,9 @@ LISTS = {  # what no list and no number of a network may be
     "dropout": ["1", "-0.1", "abc", "[1]", "null"],
     "activate_output": ["no", "1", "null"],
     "init": ["he", "null", "1"],
+    "activation": ["true", "1", "[1]"],
+    "norm": ["true", "1", "[1]"],
+    "order": ["null", "norm", "[1]"],
 }
 
 REFUSED = {
@@ -145,6 +148,7 @@ REFUSED = {
     "data.seed": ["-1", "1.5"],
     "data.num_workers": ["-1"],
     "checkpoint_every": ["0", "-1"],
+    "data.root": ["null", "5", "''"],
     "data.classes": ["0", "abc"],
     "data.test_fraction": ["0", "1", "abc", "null"],
     "data.skip_unreadable": ["no", "1"],
@@ -155,11 +159,17 @@ REFUSED = {
     "noise.side": ["-0.1", "1.1", "abc"],
     "noise.std": ["-0.1", "abc", ".inf"],
     "noise.eval": ["no", "1", "'False'"],
-    **{f"{network}.{key}": values for network in ("encoder", "decoder") for key, values in LISTS.items()},
+    **{
+        f"{network}.{key}": values
+        for network in ("encoder", "decoder")
+        for key, values in LISTS.items()
+        if key != "pool"
+    },
+    "encoder.pool": LISTS["pool"],
     **{
         f"{network}.linear.{key}": LISTS[key]
         for network in ("encoder", "decoder")
-        for key in ("hidden", "dropout", "activate_output", "init")
+        for key in ("hidden", "activation", "norm", "dropout", "order", "activate_output", "init")
     },
     "likelihood.scale": ["0", "-1", "abc"],
     "likelihood.min_scale": ["0", "-1", "abc"],
@@ -168,7 +178,7 @@ REFUSED = {
     "scheduler.gamma": ["0", "1", "abc"],
     "scheduler.patience": ["-1", "1.5"],
     "scheduler.cooldown": ["-1", "1.5"],
-    "scheduler.step_size": ["0", "1.5"],
+    "scheduler.milestones": ["6", "[0]", "[abc]", "null"],
     "scheduler.T_max": ["-1", "1.5"],
     **{f"scheduler.{key}": ["-1", "abc"] for key in ("threshold", "min_lr", "eta_min")},
     "objective.beta": ["-1", "abc", ".inf"],
@@ -193,7 +203,7 @@ HAS = {
     "noise.side": ["noise=masking"],
     "noise.std": ["noise=gaussian"],
     "likelihood.min_scale": ["likelihood=gaussian_learned"],
-    "scheduler.step_size": ["scheduler=step"],
+    "scheduler.milestones": ["scheduler=step"],
     "scheduler.gamma": ["scheduler=step"],
     "scheduler.T_max": ["scheduler=cosine"],
     "scheduler.eta_min": ["scheduler=cosine"],
@@ -235,6 +245,7 @@ def test_every_rule_refuses_something() -> None:
         (["latent_dims=2"], "latent_dims is no key.*latent_dim,"),
         (["encoder.hiden=[3]"], "encoder.hiden is no key.*hidden"),
         (["name=a=b"], "name=a=b"),
+        (["encoder.norm=GroupNorm(8)"], r"encoder\.norm=GroupNorm\(8\).*quotes of its own"),
         (["noise=null"], "override must be"),
         (["data=digits", "data.root=x"], "data.root is no key.*batch_size"),
     ],
@@ -277,6 +288,14 @@ def test_parts_that_do_not_go_together_are_refused(options: list[str], named: st
         (["objective.kl=exact"], "^objective: kl=exact"),
         (["encoder=conv", "encoder.channels=[4,4,4,4,4]"], "^encoder: .*too deep for 28×28 pixels.*that fits is 4"),
         (["decoder=conv_cifar10", "data=digits"], "^decoder: .*too deep for 8×8 pixels.*that fits is 3"),
+        (
+            [
+                "scheduler=plateau",
+                "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                "~scheduler.monitor",
+            ],
+            "^scheduler: .*take scheduler=plateau",
+        ),
         (["encoder=conv", "encoder.norm=LayerNorm"], r"^encoder: norm=LayerNorm.*GroupNorm\(1\)"),
         (["encoder=conv", "encoder.activation=[ReLU]"], "^encoder: activation=.*or 2: one for each layer"),
         (["encoder.norm=BatchNorm2d"], "^model: "),

@@ -66,7 +66,12 @@ def test_labels_stay_with_their_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "named"), [({"batch_size": 541}, "data.batch_size=541"), ({"val_fraction": 600}, "600")]
+    ("options", "named"),
+    [
+        ({"batch_size": 541}, "data.batch_size=541"),
+        ({"val_fraction": 600}, "600"),
+        ({"val_fraction": 0.0001}, "data.val_fraction=0.0001 of 600 images is none"),
+    ],
 )
 def test_more_than_there_is_is_refused(options: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
@@ -200,6 +205,19 @@ def test_noise_is_on_the_input_and_in_training_alone() -> None:
     assert torch.equal(training.input, 1 - raw.image / 255)
     assert torch.equal(training.target, evaluation.target)
     assert torch.equal(evaluation.input, evaluation.target)
+
+
+def test_noise_with_tensors_follows_the_batch() -> None:
+    class Tinted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("tint", torch.full((1, 4, 4), 0.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.tint[0])  # refuses tensors of another precision
+
+    data = fake(noise=Tinted())
+    assert data.batch(everything(data.train), True, torch.float64).input.dtype == torch.float64
 
 
 def test_noise_is_in_evaluation_where_it_is_asked_for() -> None:

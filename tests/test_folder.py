@@ -86,6 +86,7 @@ def test_what_is_no_image_is_passed_over(root: Path) -> None:
     for name in ("train/cat/notes.txt", "train/cat/._0000.png", "train/readme.png"):
         (root / name).write_text("no image")
     (root / "train" / ".hidden").mkdir()
+    write_images(root / "train" / "cat", classes=[".thumbnails"])
     assert len(folder(root, val_fraction=0).train) == 60
 
 
@@ -100,14 +101,14 @@ def test_files_that_cannot_be_read_are_counted_and_named(root: Path, caplog: pyt
     (root / "train/dog/0002.png").write_text("<html>not found</html>")
     Image.new("I;16", (20, 20), 40_000).save(root / "train/cat/0007.png")
     with pytest.raises(
-        DataError, match=r"^4 of 60 images in .*train/cat/0003\.png \(.*train/cat/0007\.png \(.*and 1 more"
+        DataError, match=r"^4 of 60 training images in .*train/cat/0003\.png \(.*train/cat/0007\.png \(.*and 1 more"
     ):
         folder(root)
     caplog.set_level(logging.WARNING)
     data = folder(root, skip_unreadable=True, val_fraction=0)
     assert len(data.train) == len(data.train.label) == 56
     assert data.train.label.bincount().tolist() == [28, 28]
-    assert "4 of 60 images" in caplog.text
+    assert "4 of 60 training images" in caplog.text
     assert "left out" in caplog.text
 
 
@@ -177,7 +178,7 @@ def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> 
         (lambda root: root, [], 3, "must hold train/<class>/<images>"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), ["data.classes=1"], 3, "holds no images"),
         (lambda root: write_images(root / "train", ["cat"]), [], 3, "data.classes=1"),
-        (lambda root: damage(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 images"),
+        (lambda root: damage(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 training images"),
         (lambda root: write_images(root / "train"), ["model=bernoulli_mlp"], 2, "colours"),
         (lambda root: write_images(root / "train"), ["data.shape=[2,20,20]"], 2, "must begin with 1"),
         (lambda root: write_images(root / "train"), ["data.test_fraction=1"], 2, "data.test_fraction=1 must be"),

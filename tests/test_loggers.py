@@ -1,11 +1,15 @@
 import csv
 import logging
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.loggers import WandbLogger
 
-from vae_lab.errors import ConfigError
-from vae_lab.loggers import Curves, Lines
+from vae_lab.errors import ConfigError, DataError
+from vae_lab.loggers import Curves, Lines, in_use
 from vae_lab.train import train
 
 
@@ -102,3 +106,36 @@ def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path
     assert done.returncode == 2, done.stderr
     assert "logger: WandbLogger cannot begin" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_a_wandb_run_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object()))
+    with (
+        pytest.raises(ConfigError, match="wandb has a run open"),
+        in_use([WandbLogger(save_dir=tmp_path, offline=True)], {}),
+    ):
+        pass
+
+
+class Failing(Curves):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(("error", "kind"), [(OSError(28, "disk full"), DataError), (KeyError("x"), ConfigError)])
+def test_a_logger_that_cannot_begin_is_named(error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"^logger: Failing cannot"), in_use([Failing(error)], {}):
+        pass
+
+
+def test_the_mode_that_lightning_sets_for_wandb_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in (None, "online"):
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        if before:
+            monkeypatch.setenv("WANDB_MODE", before)
+        with in_use([], {}):
+            os.environ["WANDB_MODE"] = "dryrun"
+        assert os.environ.get("WANDB_MODE") == before

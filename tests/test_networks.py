@@ -114,6 +114,11 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
         ({"channels": [4, 0]}, "channels=.*whole numbers"),
         ({"channels": [4, 4], "kernel": [3]}, "kernel=.*or 2: one for each layer"),
         ({"channels": [4, 4], "stride": 0}, "stride=.*whole numbers"),
+        ({"channels": [4] * 7, "kernel": 3}, "depth 7, too deep for 8×12 pixels: the deepest that fits is 3$"),
+        ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4 at stride=1 has no centre"),
+        ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2 passes over pixels at stride=3"),
+        ({"kernel": [3, 3]}, "channels=null needs one kernel"),
+        ({"kernel": 3, "stride": 1}, "channels=null needs a stride or a pool"),
         ({"channels": [4], "norm": "LayerNorm"}, r"norm=LayerNorm.*GroupNorm\(1\)"),
         ({"channels": [4, 4], "norm": "Norm"}, "norm=Norm"),
         ({"channels": [4, 4], "dropout": 1.5}, "dropout=1.5"),
@@ -134,12 +139,19 @@ def test_pooling_makes_the_maps_smaller_and_too_much_is_refused() -> None:
         ConvEncoder((1, 8, 8), (5,), channels=[4, 4], kernel=3, stride=1, pool=[4, 3])
 
 
+def test_the_default_depth_counts_pooling_and_stride() -> None:
+    for options, depth in (({"kernel": 3, "stride": 1, "pool": 2}, 3), ({"pool": 2}, 2), ({"stride": 4}, 2)):
+        encoder = ConvEncoder((3, 32, 32), (5,), **options)
+        assert len([layer for layer in encoder if isinstance(layer, nn.Conv2d)]) == depth, options
+        assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
 @pytest.mark.parametrize("network", [ConvEncoder, ConvDecoder])
 def test_initialisation_is_of_every_weight(network: type[nn.Module]) -> None:
     shapes = ((1, 16, 16), (50,)) if network is ConvEncoder else ((50,), (1, 16, 16))
     torch.manual_seed(0)
     for init, fan in (("kaiming", lambda w: 2 / prod(w.shape[1:])), ("xavier", None)):
-        made = network(*shapes, channels=[64, 64], linear=partial(MLP, hidden=[300]), init=init)
+        made = network(*shapes, channels=[64, 64], linear=partial(MLP, hidden=[300], init=init), init=init)
         layers = [layer for layer in made.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
         assert len(layers) == 4
         for layer in layers:
@@ -230,6 +242,13 @@ REFERENCES = {
     ),
     ("decoder=mlp_512", "data=mnist"): ("Linear 512, ReLU, Linear 784", linear(20, 512) + linear(512, 784)),
 }  # fmt: skip
+
+
+def test_linear_layers_are_initialised_as_the_convolutions_unless_told() -> None:
+    for options, expected in ((["encoder.init=xavier"], "xavier"), (["encoder.linear.init=kaiming"], "kaiming")):
+        config = compose("train", ["encoder=conv", *options])[0]
+        assert config.encoder.linear.init == expected
+    assert compose("train", ["encoder=conv_cifar10", "decoder=conv_cifar10"])[0].decoder.linear.init == "kaiming"
 
 
 def described(network: nn.Module, given: torch.Tensor) -> str:

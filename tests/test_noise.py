@@ -84,6 +84,10 @@ def test_masking_covers_one_square_anywhere(side: float, pixels: int, images: to
     assert {column.int().argmax().item() for column in columns} == set(range(14 - pixels + 1))
 
 
+def test_a_small_mask_is_a_pixel_at_least(images: torch.Tensor) -> None:
+    assert (Masking(0.01)(images) == 0).all(1).sum((1, 2)).tolist() == [1] * len(images)
+
+
 @pytest.mark.parametrize(
     "make",
     [

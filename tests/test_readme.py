@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, make_batch, make_vae
-from vae_lab.commandline import CONF
+from vae_lab import runs
+from vae_lab.commandline import CONF, compose
+from vae_lab.config import check
 
 README = (ROOT / "README.md").read_text()
 COMPONENTS = (ROOT / "docs" / "components.md").read_text()
@@ -36,6 +38,14 @@ def test_every_command_trains(
     for count in jobs:
         expected *= count
     assert len(list(tmp_path.glob("outputs/readme/*/metrics.json"))) == expected
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if " -m model" not in line])
+def test_every_command_stands_as_it_is_written(line: str) -> None:
+    config = compose("train", shlex.split(line)[3:])[0]
+    check(config)
+    runs.build_module(config)
+    runs.build_data(config)
 
 
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.nn import functional
 
-from conftest import needs_mnist
+from conftest import needs_mnist, write_images
 from vae_lab import runs
 from vae_lab.data import Batches, Plan
 from vae_lab.errors import ConfigError, DataError, NonFiniteError
@@ -123,7 +123,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(small: Trainer) -> None:
     [
         ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=100"],
         ["scheduler=plateau", "scheduler.monitor=validation", "scheduler.patience=0", "scheduler.threshold=100"],
-        ["scheduler=step", "scheduler.step_size=2"],
+        ["scheduler=step", "scheduler.milestones=[2,4]"],
         ["scheduler=cosine", "scheduler.T_max=5"],
     ],
 )
@@ -257,6 +257,23 @@ def test_a_directory_with_other_settings_is_refused(small: Trainer) -> None:
     assert runs.stored_config(first.path).latent_dim == 2
 
 
+def test_images_of_another_folder_are_another_run(tmp_path: Path, small: Trainer) -> None:
+    options = ["data=folder", "data.shape=[1,8,8]", "data.batch_size=8", "likelihood=gaussian"]
+    for name in ("cats", "dogs"):
+        write_images(tmp_path / name / "train")
+    small(*options, f"data.root={tmp_path / 'cats'}")
+    with pytest.raises(ConfigError, match=r"data\.root was .*cats, is .*dogs"):
+        small(*options, f"data.root={tmp_path / 'dogs'}")
+
+
+def test_a_run_made_before_an_option_was_there_takes_its_default(small: Trainer) -> None:
+    run = small()
+    config = OmegaConf.load(run.path / "config.yaml")
+    del config["checkpoint_every"]
+    OmegaConf.save(config, run.path / "config.yaml")
+    assert runs.load(run.path).config.checkpoint_every is None
+
+
 def test_a_run_cannot_go_on_as_another(small: Trainer) -> None:
     run = small()
     for change in ("model=ae_mlp", "latent_dim=3", "optimizer.lr=1e-4", "seed=1"):
@@ -334,7 +351,7 @@ def test_a_run_keeps_its_precision(small: Trainer) -> None:
         ["data.shift=1"],
         *([f"noise={noise}"] for noise in ("dropout", "salt_and_pepper", "gaussian", "masking")),
         *([f"likelihood={kind}"] for kind in ("gaussian", "gaussian_shared", "gaussian_learned", "cross_entropy")),
-        ["scheduler=step", "scheduler.step_size=1"],
+        ["scheduler=step", "scheduler.milestones=[1]"],
         ["scheduler=cosine"],
         ["encoder.init=kaiming", "decoder.init=kaiming"],
         ["decoder.init=xavier"],

@@ -172,6 +172,8 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException) and error.override not in text:
         text = f"{error.override}: {text}"
+    if "Unknown function" in text:
+        text = f"{text.partition(' HydraException')[0]}: a value with parentheses stands in quotes of its own, key=\"'…(…)'\""
     if isinstance(cause, OmegaConfBaseException):
         text += f": {cause}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):

@@ -89,12 +89,17 @@ PROBABILITY = Rule("a number from 0 to 1", lambda value: is_number(value) and 0 
 BELOW_1 = Rule("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1)
 INSIDE_0_1 = Rule("a number above 0 and below 1", lambda value: is_number(value) and 0 < value < 1)
 TRUE_OR_FALSE = Rule("true or false", lambda value: isinstance(value, bool))
+WORD = Rule("a word", lambda value: isinstance(value, str))
+LAYER = Rule("the name of a torch.nn layer or null", lambda value: value is None or isinstance(value, str))
 WIDTHS = Rule("a list of whole numbers of at least 1", lambda value: is_list_of(AT_LEAST_1, value))
 
 # What encoder and decoder are held to; those made of convolutions hold a network of linear layers, too.
 LINEAR = {
     "hidden": WIDTHS,
     "dropout": each_layer(BELOW_1),
+    "activation": each_layer(LAYER),
+    "norm": each_layer(LAYER),
+    "order": Rule("a list of words", lambda value: is_list_of(WORD, value)),
     "activate_output": TRUE_OR_FALSE,
     "init": one_of("default", "kaiming", "xavier"),
 }
@@ -103,7 +108,6 @@ NETWORK = {
     "channels": or_null(Rule(f"{WIDTHS.words}, not empty", lambda value: WIDTHS.holds(value) and len(value) > 0)),
     "kernel": each_layer(AT_LEAST_1),
     "stride": each_layer(AT_LEAST_1),
-    "pool": each_layer(AT_LEAST_1),
 }
 
 # The rule of each key. A key that a part does not have is not looked at; what a part alone can know, such as the names
@@ -119,6 +123,7 @@ RULES: dict[str, Rule] = {
         "three whole numbers of at least 1: channels, height, width",
         lambda value: WIDTHS.holds(value) and len(value) == 3,
     ),
+    "data.root": Rule("the path of a folder", lambda value: isinstance(value, str) and value != ""),
     "data.classes": or_null(AT_LEAST_1),
     "data.batch_size": AT_LEAST_1,
     "data.val_fraction": Rule(
@@ -140,6 +145,7 @@ RULES: dict[str, Rule] = {
     "noise.eval": TRUE_OR_FALSE,
     **{f"{network}.{key}": rule for network in ("encoder", "decoder") for key, rule in NETWORK.items()},
     **{f"{network}.linear.{key}": rule for network in ("encoder", "decoder") for key, rule in LINEAR.items()},
+    "encoder.pool": each_layer(AT_LEAST_1),
     "likelihood.scale": POSITIVE,
     "likelihood.min_scale": POSITIVE,
     "objective.beta": NOT_NEGATIVE,
@@ -153,7 +159,7 @@ RULES: dict[str, Rule] = {
     "scheduler.threshold": NOT_NEGATIVE,
     "scheduler.cooldown": AT_LEAST_0,
     "scheduler.min_lr": NOT_NEGATIVE,
-    "scheduler.step_size": AT_LEAST_1,
+    "scheduler.milestones": WIDTHS,
     "scheduler.gamma": INSIDE_0_1,
     "scheduler.T_max": AT_LEAST_0,
     "scheduler.eta_min": NOT_NEGATIVE,
@@ -220,12 +226,12 @@ def check_pixels(config: DictConfig) -> None:
     Raises:
         ConfigError: where it is not.
     """
-    if not is_normalised(config) and config.data.binarize not in ("auto", "none"):
+    binary_only = takes_binary_only(config)
+    if not binary_only and not is_normalised(config) and config.data.binarize not in ("auto", "none"):
         raise ConfigError(
             f"data.binarize={config.data.binarize} gives binary pixels, and {config.likelihood._target_} is for grey "
             "ones: use likelihood=bernoulli, or data.binarize=none"
         )
-    binary_only = takes_binary_only(config)
     if binary_only and config.data.binarize == "none":
         raise ConfigError(
             f"data.binarize=none gives grey values, and {config.likelihood._target_} is a likelihood of 0 and 1 alone: "

@@ -2,6 +2,8 @@
 
 import csv
 import logging
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vae_lab.errors import ConfigError
+from vae_lab.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -89,21 +91,42 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
 
     Raises:
         ConfigError: where a logger cannot begin, such as wandb online without an account.
+        DataError: where it cannot write.
     """
-    for logger in loggers:
-        try:
-            logger.log_hyperparams(settings)
-        except Exception as error:  # each service has errors of its own
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {reason}") from error
-    failed = 1
+    mode, failed = os.environ.get("WANDB_MODE"), 1
+    begun: list[WandbLogger] = []
     try:
+        for logger in loggers:
+            begin(logger, settings)
+            if isinstance(logger, WandbLogger):
+                begun.append(logger)
         yield
         failed = 0
     finally:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):  # one process may hold several runs, wandb holds one
-                logger.experiment.finish(exit_code=failed)
+        for each in begun:  # one process may hold several runs, wandb holds one
+            each.experiment.finish(exit_code=failed)
+        os.environ.pop("WANDB_MODE", None)  # which Lightning sets for the whole process
+        os.environ.update({} if mode is None else {"WANDB_MODE": mode})
+
+
+def begin(logger: Logger, settings: Any) -> None:
+    """Tell a logger the settings of a run.
+
+    Raises:
+        ConfigError: where it cannot begin, such as wandb online without an account.
+        DataError: where it cannot write.
+    """
+    if isinstance(logger, WandbLogger) and getattr(sys.modules.get("wandb"), "run", None) is not None:
+        raise ConfigError(
+            "logger: wandb has a run open in this process, which ours would go on in: wandb.finish() first"
+        )
+    try:
+        logger.log_hyperparams(settings)
+    except OSError as error:
+        raise DataError(f"logger: {type(logger).__name__} cannot write: {error}") from error
+    except Exception as error:  # each service has errors of its own
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {reason}") from error
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:

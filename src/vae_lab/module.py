@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lab.errors import NonFiniteError
 from vae_lab.metrics import Sums, squared_error
@@ -23,7 +24,7 @@ class VAEModule(LightningModule):
 
     Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
     image; `mse` is that of the mean reconstruction, decoded from the posterior's mean. With a likelihood that is none,
-    such as the cross-entropy of grey values, every term that it enters is called `…_unnormalised`.
+    such as the cross-entropy of grey values, every term but the KL is called `…_unnormalised`.
 
     Args:
         vae: the model.
@@ -50,14 +51,18 @@ class VAEModule(LightningModule):
         self.numbers: dict[str, float] = {}  # since the last row: train/loss, val/elbo, …
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer over all parameters, and the scheduler where there is one."""
+        """Return the optimizer over all parameters, and the scheduler where there is one.
+
+        Raises:
+            ValueError: for a plateau scheduler that does not say what it monitors.
+        """
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "reduce_on_plateau": False},
-        }
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and not isinstance(scheduler, Plateau):
+            raise ValueError("torch's ReduceLROnPlateau does not say which loss it is for: take scheduler=plateau")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do nothing: `on_train_epoch_end` does it, which has the epoch's numbers and comes before the checkpoint."""

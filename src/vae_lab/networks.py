@@ -4,7 +4,7 @@ import ast
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from math import ceil, log2, prod
+from math import prod
 from typing import Any, Literal
 
 from torch import nn
@@ -54,7 +54,7 @@ class MLP(nn.Sequential):
         activate_output: bool = False,
         init: Init = "default",
     ) -> None:
-        widths = [prod(in_shape), *whole("hidden", hidden), prod(out_shape)]
+        widths = [prod(in_shape), *whole_numbers("hidden", hidden), prod(out_shape)]
         followed = widths[1:] if activate_output else widths[1:-1]
         behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
         if not activate_output:
@@ -76,7 +76,7 @@ class ConvEncoder(nn.Sequential):
         in_shape: (C, H, W).
         out_shape: shape of one output, without the batch axis.
         channels: feature maps of each layer; None for 32, 64, 128, … (512 at most), in as many layers as bring the
-            image to 7 pixels or fewer.
+            image to 7 pixels or fewer by one stride and pool for all.
         kernel: side of a convolution's kernel in pixels.
         stride: of a convolution in pixels.
         pool: side of max-pooling in pixels, 1 for none.
@@ -85,10 +85,11 @@ class ConvEncoder(nn.Sequential):
         dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
         order: of what follows a convolution.
         linear: network from the last feature maps to the output; None for one linear layer.
-        init: of all weights and biases, those of `linear` included; see `initialise`.
+        init: of the convolutions' weights and biases, see `initialise`; `linear` has its own.
 
     Raises:
-        ValueError: for more layers than the image has room for, or what `MLP` refuses, too.
+        ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
+            stride 1, or what `MLP` refuses, too.
 
     >>> import torch
     >>> encoder = ConvEncoder((3, 32, 32), (40,), channels=(64, 128), norm=(None, "BatchNorm2d"))
@@ -112,10 +113,12 @@ class ConvEncoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = in_shape
-        channels = whole("channels", default_channels(size) if channels is None else channels)
+        channels = whole_numbers(
+            "channels", default_channels(size, kernel, stride, pool) if channels is None else channels
+        )
         count = len(channels)
         kernels, strides, pools = (
-            whole(name, per_layer(name, value, count))
+            whole_numbers(name, per_layer(name, value, count))
             for name, value in (("kernel", kernel), ("stride", stride), ("pool", pool))
         )
         behind = follow(channels, order, norm=of_maps(norm), activation=activation, pool=pools, dropout=dropout)
@@ -126,10 +129,11 @@ class ConvEncoder(nn.Sequential):
         ):
             layers += [nn.Conv2d(maps_in, maps_out, k, s, padding(k, s)), *steps]
             sizes.append([strided(length, k, s)[0] // side for length in sizes[-1]])
+        refuse_misfits(kernels, strides)
         refuse_too_deep(channels, size, sizes[1:])
-        linear = linear or partial(MLP, hidden=())
-        super().__init__(*layers, linear((channels[-1], *sizes[-1]), out_shape))
+        super().__init__(*layers)
         initialise(self, init)
+        self.append((linear or partial(MLP, hidden=()))((channels[-1], *sizes[-1]), out_shape))
 
 
 class ConvDecoder(nn.Sequential):
@@ -152,10 +156,11 @@ class ConvDecoder(nn.Sequential):
         order: of what follows a transposed convolution.
         linear: network from the input to the first feature maps, with what follows them; None for one linear layer
             with ReLU.
-        init: of all weights and biases, those of `linear` included; see `initialise`.
+        init: of the convolutions' weights and biases, see `initialise`; `linear` has its own.
 
     Raises:
-        ValueError: for more layers than the image has room for, or what `MLP` refuses, too.
+        ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
+            stride 1, or what `MLP` refuses, too.
 
     >>> import torch
     >>> ConvDecoder((20,), (1, 28, 28), channels=(128, 64))(torch.zeros(8, 20)).shape
@@ -177,10 +182,13 @@ class ConvDecoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = out_shape
-        channels = whole("channels", default_channels(size)[::-1] if channels is None else channels)
+        channels = whole_numbers(
+            "channels", default_channels(size, kernel, stride)[::-1] if channels is None else channels
+        )
         count = len(channels)
         kernels, strides = (
-            whole(name, per_layer(name, value, count)) for name, value in (("kernel", kernel), ("stride", stride))
+            whole_numbers(name, per_layer(name, value, count))
+            for name, value in (("kernel", kernel), ("stride", stride))
         )
         behind = follow(channels[1:], order, norm=of_maps(norm), activation=activation, dropout=dropout)
         sizes, rests = [size], []  # from the image back to the first feature maps
@@ -188,15 +196,16 @@ class ConvDecoder(nn.Sequential):
             (height, rest_below), (width, rest_right) = (strided(length, k, s) for length in sizes[-1])
             sizes.append([height, width])
             rests.append((rest_below, rest_right))
+        refuse_misfits(kernels, strides)
         refuse_too_deep(channels, size, sizes[1:])
         layers: list[nn.Module] = []
         for (maps_in, maps_out), k, s, rest, steps in zip(
             pairwise([*channels, colours]), kernels, strides, rests[::-1], [*behind, []], strict=True
         ):
             layers += [nn.ConvTranspose2d(maps_in, maps_out, k, s, padding(k, s), output_padding=rest), *steps]
-        linear = linear or partial(MLP, hidden=(), activate_output=True)
-        super().__init__(linear(in_shape, (channels[0], *sizes[-1])), *layers)
+        super().__init__(*layers)
         initialise(self, init)
+        self.insert(0, (linear or partial(MLP, hidden=(), activate_output=True))(in_shape, (channels[0], *sizes[-1])))
 
 
 def padding(kernel: int, stride: int) -> int:
@@ -205,15 +214,44 @@ def padding(kernel: int, stride: int) -> int:
 
 
 def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see."""
+    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see.
+
+    Nothing is left of one pixel that is to be divided.
+    """
+    if length < 2 and stride > 1:
+        return 0, 0
     steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
     return steps + 1, rest
 
 
-def default_channels(size: Sequence[int]) -> list[int]:
-    """Return 32, 64, 128, … (512 at most) for as many halvings as bring an image (H, W) to 7 pixels or fewer."""
-    wanted, room = ceil(log2(max(size) / 7)), int(log2(min(size)))
-    return [min(32 * 2**layer, 512) for layer in range(max(1, min(wanted, room)))]
+def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 1) -> list[int]:
+    """Return 32, 64, 128, … (512 at most) for as many layers as bring an image (H, W) to 7 pixels or fewer.
+
+    Raises:
+        ValueError: where kernel, stride or pool differ from layer to layer, or make nothing smaller.
+    """
+    if not all(isinstance(value, int) for value in (kernel, stride, pool)):
+        raise ValueError(f"channels=null needs one kernel, stride and pool for all, not {kernel}, {stride} and {pool}")
+    if stride * pool < 2:
+        raise ValueError("channels=null needs a stride or a pool that makes the image smaller")
+    lengths, depth = list(size), 0
+    while max(lengths) > 7 and min(lengths) > 0:
+        lengths = [strided(length, kernel, stride)[0] // pool for length in lengths]
+        depth += min(lengths) > 0
+    return [min(32 * 2**layer, 512) for layer in range(max(1, depth))]
+
+
+def refuse_misfits(kernels: Sequence[int], strides: Sequence[int]) -> None:
+    """Refuse kernels that pass over pixels, or that have no centre.
+
+    Raises:
+        ValueError: names the kernel and the stride.
+    """
+    for kernel, stride in zip(kernels, strides, strict=True):
+        if kernel < stride:
+            raise ValueError(f"kernel={kernel} passes over pixels at stride={stride}: it must be at least as large")
+        if stride == 1 and kernel % 2 == 0:
+            raise ValueError(f"kernel={kernel} at stride=1 has no centre and would move the image: take an odd one")
 
 
 def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequence[Sequence[int]]) -> None:
@@ -265,9 +303,9 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
         make = torch_layer(name, value)
         return make(width) if name == "norm" else make()
 
-    nothing = (None, 0, 1)  # no layer, no dropout, a pool of one pixel
+    nothing = {"norm": None, "activation": None, "pool": 1, "dropout": 0}
     return [
-        [step(name, values[name][layer], width) for name in order if values[name][layer] not in nothing]
+        [step(name, values[name][layer], width) for name in order if values[name][layer] != nothing[name]]
         for layer, width in enumerate(features)
     ]
 
@@ -297,7 +335,7 @@ def per_layer(option: str, value: Any, count: int) -> list[Any]:
     return list(value)
 
 
-def whole(option: str, values: Sequence[int]) -> list[int]:
+def whole_numbers(option: str, values: Sequence[int]) -> list[int]:
     """Return the values as a list.
 
     Raises:
@@ -312,7 +350,8 @@ def initialise(network: nn.Module, init: Init) -> None:
     """Set the weights and biases of all linear and convolutional layers.
 
     `default` leaves torch's own; `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
-    `xavier` from a uniform one (Glorot & Bengio, AISTATS 2010); both set biases to 0.
+    `xavier` from a uniform one (Glorot & Bengio, AISTATS 2010); both set biases to 0. Both are torch's, which counts as
+    inputs of a transposed convolution those of the convolution that it is the transpose of.
 
     Raises:
         ValueError: for another `init`.

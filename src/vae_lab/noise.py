@@ -89,7 +89,7 @@ class Masking(Noise):
     """Sets a square to 0, in a place of its own for each image.
 
     Args:
-        side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1.
+        side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1; above 0 it is a pixel at least.
         eval: whether validation and test have the noise, too.
 
     Raises:
@@ -102,7 +102,7 @@ class Masking(Noise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images with a square missing (B, C, H, W)."""
-        side = round(self.side * min(x.shape[-2:]))
+        side = max(round(self.side * min(x.shape[-2:])), self.side > 0)
 
         def covered(length: int) -> Tensor:
             start = torch.randint(length - side + 1, (len(x), 1), device=x.device)

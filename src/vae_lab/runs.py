@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yaml import YAMLError
 
 from vae_lab import checkpoints
-from vae_lab.config import Config, binarization, check
-from vae_lab.data import ImageData
+from vae_lab.config import Config, binarization, check, part
+from vae_lab.data import Downloaded, ImageData
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
@@ -77,7 +77,8 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Run
 
     Args:
         path: the run's directory.
-        checkpoint: `best` (which is `last` where nothing was validated) or `last`.
+        checkpoint: `best` (which is `last` where nothing was validated), `last`, or one that was kept by
+            `checkpoint_every`, such as `epoch-0010`.
         device: such as `cpu` or `cuda`.
 
     Raises:
@@ -103,9 +104,11 @@ def stored_config(path: Path) -> DictConfig:
         raise DataError(f"{path} is no run: it holds no config.yaml") from error
     except YAMLError as error:
         raise DataError(f"{path / 'config.yaml'} is damaged") from error
-    if not isinstance(config, DictConfig) or not set(Config.__dataclass_fields__) <= set(config):
+    defaults = {field.name: field.default for field in fields(Config)}
+    required = {name for name, default in defaults.items() if default is MISSING}
+    if not isinstance(config, DictConfig) or not required <= set(config):
         raise DataError(f"{path / 'config.yaml'} is damaged")
-    return config
+    return OmegaConf.create({name: value for name, value in defaults.items() if name not in required} | dict(config))
 
 
 def stored_metrics(path: Path) -> dict[str, Any]:
@@ -146,7 +149,10 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
     old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
-    keys = sorted((old.keys() | new.keys()) - {"print_every", "checkpoint_every", "data.root"})
+    anywhere = (
+        {"data.root"} if issubclass(part(config, "data"), Downloaded) else set()
+    )  # the same data wherever they lie
+    keys = sorted((old.keys() | new.keys()) - {"print_every", "checkpoint_every"} - anywhere)
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 

@@ -3,13 +3,14 @@
 from vae_lab.data.batches import Batches, Plan, Stream, mix
 from vae_lab.data.folder import Folder
 from vae_lab.data.images import ImageData, Images, Raw, bernoulli
-from vae_lab.data.sets import CIFAR10, MNIST, Digits
+from vae_lab.data.sets import CIFAR10, MNIST, Digits, Downloaded
 
 __all__ = [
     "CIFAR10",
     "MNIST",
     "Batches",
     "Digits",
+    "Downloaded",
     "Folder",
     "ImageData",
     "Images",

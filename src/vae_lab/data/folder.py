@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class Folder(ImageData):
     """The images of `<root>/train/<class>/*` and `<root>/test/<class>/*`, at any depth below a class.
 
-    They are made grey or RGB, and resized to `shape` whatever their proportions. Where there is no `test`, a part of
+    They are made grey or RGB, and resized to `shape` whatever their proportions; transparency and a note of how the
+    camera was held are passed over. Where there is no `test`, a part of
     the training images is the test, by a permutation that is the same for every seed.
 
     Args:
@@ -65,8 +66,9 @@ class Folder(ImageData):
         images = torch.empty(len(files), *self.shape, dtype=torch.uint8)
         kept = torch.ones(len(files), dtype=torch.bool)
         unreadable: list[str] = []
-        what = f"reading {'train' if train else 'test'} images"
-        for place, file in enumerate(tqdm(files, what, disable=None, leave=False)):  # only where there is a terminal
+        split = "training" if train else "test"
+        bar = tqdm(files, f"reading {split} images", disable=None, leave=False)  # where there is a terminal
+        for place, file in enumerate(bar):
             try:
                 images[place] = self.load(file)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -75,7 +77,7 @@ class Folder(ImageData):
         if not unreadable:
             return images, labels
         names = ", ".join(unreadable[:3]) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
-        said = f"{len(unreadable)} of {len(files)} images in {self.root} cannot be read: {names}"
+        said = f"{len(unreadable)} of {len(files)} {split} images in {self.root} cannot be read: {names}"
         if not self.skip_unreadable or not kept.any():
             raise DataError(f"{said}; remove them, or set data.skip_unreadable=true")
         log.warning("%s: left out", said)
@@ -101,7 +103,7 @@ class Folder(ImageData):
         for name in folders(split):
             if name not in names:
                 raise DataError(f"{split / name} is a class that {self.root / 'train'} does not have")
-            images = sorted(path for path in (split / name).rglob("[!.]*") if path.suffix.lower() in SUFFIXES)
+            images = sorted(path for path in (split / name).rglob("*") if is_image(path.relative_to(split)))
             if not images:
                 raise DataError(f"{split / name} holds no images ({', '.join(sorted(SUFFIXES))})")
             files += images
@@ -123,6 +125,11 @@ class Folder(ImageData):
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(pixels)).view(height, width, channels).permute(2, 0, 1)
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a file is an image by its name, and neither it nor a folder above it is hidden."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def folders(path: Path) -> list[str]:

@@ -135,6 +135,10 @@ class ImageData(LightningDataModule, ABC):
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")
+        if self.val_fraction and not val_size:
+            raise ConfigError(
+                f"data.val_fraction={self.val_fraction} of {size} images is none: give more, or 0 for none"
+            )
         if self.batch_size > size - val_size:
             raise ConfigError(
                 f"data.batch_size={self.batch_size} is more than the {size - val_size} images left for training"
@@ -214,7 +218,7 @@ class ImageData(LightningDataModule, ABC):
             target = binary.to(dtype)
         seen = target if self.binarize_input else image.to(dtype) / 255
         noisy = training or getattr(self.noise, "in_evaluation", False)
-        return Batch(self.noise(seen) if noisy else seen, target, label)
+        return Batch(self.noise.to(seen)(seen) if noisy else seen, target, label)
 
 
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
