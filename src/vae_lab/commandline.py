@@ -173,7 +173,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException) and error.override not in text:
         text = f"{error.override}: {text}"
     if "Unknown function" in text:
-        text = f"{text.partition(' HydraException')[0]}: a value with parentheses stands in quotes of its own, key=\"'…(…)'\""
+        first, _, _ = text.partition("\n")
+        text = f"{first}: a value with parentheses stands in quotes of its own, as in \"key='value(1)'\""
     if isinstance(cause, OmegaConfBaseException):
         text += f": {cause}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
