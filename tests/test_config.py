@@ -117,6 +117,7 @@ NETWORK_KEYS = [
     for key in (
         *("channels", "kernel", "stride", "pool", "activate_output"),
         *("linear.hidden", "linear.dropout", "linear.activate_output", "linear.init"),
+        *("linear.activation", "linear.norm", "linear.order"),
     )
 ]
 PLATEAU = [f"scheduler.{key}" for key in ("monitor", "factor", "patience", "threshold", "cooldown", "min_lr")]
@@ -175,7 +176,7 @@ REFUSED = {
     "likelihood.min_scale": ["0", "-1", "abc"],
     "scheduler.monitor": ["val", "true"],
     "scheduler.factor": ["0", "1", "abc"],
-    "scheduler.gamma": ["0", "1", "abc"],
+    "scheduler.gamma": ["0", "-1", "abc"],
     "scheduler.patience": ["-1", "1.5"],
     "scheduler.cooldown": ["-1", "1.5"],
     "scheduler.milestones": ["6", "[0]", "[abc]", "null"],
@@ -228,6 +229,7 @@ def test_the_users_own_parts_know_their_values_themselves() -> None:
     check(composed("noise._target_=collections.OrderedDict", "+noise.p=17"))
     with pytest.raises(ConfigError, match=r"noise\.p"):
         check(composed("noise=dropout", "noise.p=17"))
+    check(composed("encoder._target_=collections.OrderedDict", "+encoder.linear={norm:3}"))
     with pytest.raises(ConfigError, match=r"data\.batch_size"):  # what all data sets share is checked for them
         check(composed("data._target_=collections.OrderedDict", "data.batch_size=0"))
 

@@ -131,11 +131,20 @@ def test_a_logger_that_cannot_begin_is_named(error: Exception, kind: type[Except
         pass
 
 
-def test_the_mode_that_lightning_sets_for_wandb_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    for before in (None, "online"):
-        monkeypatch.delenv("WANDB_MODE", raising=False)
-        if before:
-            monkeypatch.setenv("WANDB_MODE", before)
-        with in_use([], {}):
-            os.environ["WANDB_MODE"] = "dryrun"
-        assert os.environ.get("WANDB_MODE") == before
+@pytest.mark.parametrize("before", [None, "offline"])
+def test_wandb_leaves_the_process_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if before:
+        monkeypatch.setenv("WANDB_MODE", before)
+    run = train([*SHORT, "trainer.max_epochs=1", "logger=wandb", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert list(run.path.glob("wandb/offline-run-*"))
+    assert os.environ.get("WANDB_MODE") == before
+    assert sys.modules["wandb"].run is None
+
+
+def test_a_run_is_the_same_whatever_logs_it(tmp_path: Path) -> None:
+    run = train([*SHORT, "logger=tensorboard", f"hydra.run.dir={tmp_path / 'run'}"])
+    again = train([*SHORT, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert again.metrics == run.metrics

@@ -94,7 +94,7 @@ def test_convolutions_fit_any_image(shape: tuple[int, int, int], options: dict) 
 )
 def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: int) -> None:
     if depth == 0:
-        with pytest.raises(ValueError, match="no convolution fits"):
+        with pytest.raises(ValueError, match="none such fits"):
             ConvEncoder((1, side, side), (5,))
         return
     encoder, decoder = ConvEncoder((1, side, side), (5,)), ConvDecoder((5,), (1, side, side))
@@ -117,8 +117,8 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
         ({"channels": [4] * 7, "kernel": 3}, "depth 7, too deep for 8×12 pixels: the deepest that fits is 3$"),
         ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4 at stride=1 has no centre"),
         ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2 passes over pixels at stride=3"),
-        ({"kernel": [3, 3]}, "channels=null needs one kernel"),
-        ({"kernel": 3, "stride": 1}, "channels=null needs a stride or a pool"),
+        ({"kernel": [3, 3]}, "channels=null takes no list"),
+        ({"kernel": 3, "stride": 1}, "channels=null needs something"),
         ({"channels": [4], "norm": "LayerNorm"}, r"norm=LayerNorm.*GroupNorm\(1\)"),
         ({"channels": [4, 4], "norm": "Norm"}, "norm=Norm"),
         ({"channels": [4, 4], "dropout": 1.5}, "dropout=1.5"),
@@ -206,6 +206,12 @@ REFERENCES = {
         linear(20, 448 * 4) + norm(448 * 4) + conv(448, 256, 4) + norm(256)
         + conv(256, 128, 4) + conv(128, 64, 4) + conv(64, 6, 4),
     ),
+    ("decoder=conv_cifar10", "data=cifar10", "likelihood=gaussian"): (
+        "Linear 1792, BatchNorm1d, ReLU, ConvTranspose2d 256×4×4, BatchNorm2d, ReLU, "
+        "ConvTranspose2d 128×8×8, ReLU, ConvTranspose2d 64×16×16, ReLU, ConvTranspose2d 3×32×32",
+        linear(20, 448 * 4) + norm(448 * 4) + conv(448, 256, 4) + norm(256)
+        + conv(256, 128, 4) + conv(128, 64, 4) + conv(64, 3, 4),
+    ),
     ("encoder=mlp_elu_tanh", "data=mnist"): (
         "Linear 500, ELU, Dropout(0.1), Linear 500, Tanh, Dropout(0.1), Linear 40",
         linear(784, 500) + linear(500, 500) + linear(500, 40),
@@ -242,6 +248,13 @@ REFERENCES = {
     ),
     ("decoder=mlp_512", "data=mnist"): ("Linear 512, ReLU, Linear 784", linear(20, 512) + linear(512, 784)),
 }  # fmt: skip
+
+
+def test_the_linear_layer_that_is_not_given_is_initialised_as_well() -> None:
+    for made in (ConvEncoder((1, 8, 8), (5,), init="kaiming"), ConvDecoder((5,), (1, 8, 8), init="kaiming")):
+        layers = [layer for layer in made.modules() if isinstance(layer, nn.Linear)]
+        assert len(layers) == 1
+        assert not layers[0].bias.any()
 
 
 def test_linear_layers_are_initialised_as_the_convolutions_unless_told() -> None:

@@ -91,11 +91,11 @@ INSIDE_0_1 = Rule("a number above 0 and below 1", lambda value: is_number(value)
 TRUE_OR_FALSE = Rule("true or false", lambda value: isinstance(value, bool))
 WORD = Rule("a word", lambda value: isinstance(value, str))
 LAYER = Rule("the name of a torch.nn layer or null", lambda value: value is None or isinstance(value, str))
-WIDTHS = Rule("a list of whole numbers of at least 1", lambda value: is_list_of(AT_LEAST_1, value))
+COUNTS = Rule("a list of whole numbers of at least 1", lambda value: is_list_of(AT_LEAST_1, value))
 
 # What encoder and decoder are held to; those made of convolutions hold a network of linear layers, too.
 LINEAR = {
-    "hidden": WIDTHS,
+    "hidden": COUNTS,
     "dropout": each_layer(BELOW_1),
     "activation": each_layer(LAYER),
     "norm": each_layer(LAYER),
@@ -105,7 +105,7 @@ LINEAR = {
 }
 NETWORK = {
     **LINEAR,
-    "channels": or_null(Rule(f"{WIDTHS.words}, not empty", lambda value: WIDTHS.holds(value) and len(value) > 0)),
+    "channels": or_null(Rule(f"{COUNTS.words}, not empty", lambda value: COUNTS.holds(value) and len(value) > 0)),
     "kernel": each_layer(AT_LEAST_1),
     "stride": each_layer(AT_LEAST_1),
 }
@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
     "resume": Rule("null or the directory of a run", lambda value: value is None or value != ""),
     "data.shape": Rule(
         "three whole numbers of at least 1: channels, height, width",
-        lambda value: WIDTHS.holds(value) and len(value) == 3,
+        lambda value: COUNTS.holds(value) and len(value) == 3,
     ),
     "data.root": Rule("the path of a folder", lambda value: isinstance(value, str) and value != ""),
     "data.classes": or_null(AT_LEAST_1),
@@ -159,8 +159,8 @@ RULES: dict[str, Rule] = {
     "scheduler.threshold": NOT_NEGATIVE,
     "scheduler.cooldown": AT_LEAST_0,
     "scheduler.min_lr": NOT_NEGATIVE,
-    "scheduler.milestones": WIDTHS,
-    "scheduler.gamma": INSIDE_0_1,
+    "scheduler.milestones": COUNTS,
+    "scheduler.gamma": POSITIVE,
     "scheduler.T_max": AT_LEAST_0,
     "scheduler.eta_min": NOT_NEGATIVE,
     "trainer.max_epochs": AT_LEAST_0,
@@ -183,7 +183,7 @@ def check(config: DictConfig) -> None:
     for key, rule in RULES.items():
         group, _, name = key.rpartition(".")
         owner = OmegaConf.select(config, group) if group else config
-        if not OmegaConf.is_dict(owner) or name not in owner or is_foreign(group, owner):
+        if not OmegaConf.is_dict(owner) or name not in owner or is_foreign(config, group):
             continue
         if not rule.holds(owner.get(name)):
             raise ConfigError(f"{key}={owner.get(name)} must be {rule.words}")
@@ -226,8 +226,11 @@ def check_pixels(config: DictConfig) -> None:
     Raises:
         ConfigError: where it is not.
     """
+    from torch.distributions import constraints
+
     binary_only = takes_binary_only(config)
-    if not binary_only and not is_normalised(config) and config.data.binarize not in ("auto", "none"):
+    grey_only = support(config) is constraints.unit_interval and not is_normalised(config)
+    if grey_only and config.data.binarize not in ("auto", "none"):
         raise ConfigError(
             f"data.binarize={config.data.binarize} gives binary pixels, and {config.likelihood._target_} is for grey "
             "ones: use likelihood=bernoulli, or data.binarize=none"
@@ -255,10 +258,19 @@ def takes_binary_only(config: DictConfig) -> bool:
     """Tell whether the likelihood's `support` is {0, 1}; any other takes every value from 0 to 1."""
     from torch.distributions import constraints
 
-    support = getattr(part(config, "likelihood"), "support", None)
-    if support is None:
+    return support(config) is constraints.boolean
+
+
+def support(config: DictConfig) -> Any:
+    """Return which pixels the likelihood is one of.
+
+    Raises:
+        ConfigError: where it does not say so.
+    """
+    stated = getattr(part(config, "likelihood"), "support", None)
+    if stated is None:
         raise ConfigError(f"likelihood._target_={config.likelihood._target_} must state the `support` of its pixels")
-    return support is constraints.boolean
+    return stated
 
 
 def has_density(config: DictConfig) -> bool:
@@ -276,10 +288,15 @@ def validates(config: DictConfig) -> bool:
     return bool(config.data.val_fraction) and config.trainer.limit_val_batches != 0
 
 
-def is_foreign(group: str, owner: DictConfig) -> bool:
-    """Tell whether a part is the user's own, which knows its values itself; data sets all share `ImageData`'s."""
-    package = str(owner.get("_target_", "vae_lab")).partition(".")[0]
-    return group != "data" and package not in ("vae_lab", "torch", "pytorch_lightning")
+def is_foreign(config: DictConfig, group: str) -> bool:
+    """Tell whether a part, or the one that it is a piece of, is the user's own and so knows its values itself.
+
+    Data sets never are: they all share the options of `ImageData`.
+    """
+    if group in ("", "data"):
+        return False
+    targets = (str(OmegaConf.select(config, f"{each}._target_")) for each in {group, group.partition(".")[0]})
+    return not all(target.startswith(("vae_lab.", "torch.", "pytorch_lightning.")) for target in targets)
 
 
 def part(config: DictConfig, group: str) -> Any:

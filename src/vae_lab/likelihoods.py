@@ -25,7 +25,7 @@ class Bernoulli(nn.Module):
     tensor([0.0625])
     """
 
-    support = constraints.boolean
+    support: constraints.Constraint = constraints.boolean
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the image shape: one logit for each pixel."""
@@ -36,7 +36,7 @@ class Bernoulli(nn.Module):
         return Independent(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(Bernoulli):
     """Grey pixels scored as if they were probabilities: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
 
     That is no density: over [0, 1] it does not integrate to 1, and the constant that would make it one depends on π.
@@ -49,14 +49,6 @@ class CrossEntropy(nn.Module):
 
     support = constraints.unit_interval
     normalised = False
-
-    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the image shape: one logit for each pixel."""
-        return event_shape
-
-    def forward(self, parameters: Tensor) -> Distribution:
-        """Return the Bernoulli with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
-        return Independent(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
 
 
 class Gaussian(nn.Module):

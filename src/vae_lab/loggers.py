@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,20 +92,21 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
         ConfigError: where a logger cannot begin, such as wandb online without an account.
         DataError: where it cannot write.
     """
-    mode, failed = os.environ.get("WANDB_MODE"), 1
-    begun: list[WandbLogger] = []
+    with_wandb = any(isinstance(logger, WandbLogger) for logger in loggers)
+    if with_wandb and open_wandb_run() is not None:
+        raise ConfigError(
+            "logger: wandb has a run open in this process, which ours would go on in: wandb.finish() first"
+        )
+    failed = 1
     try:
         for logger in loggers:
             begin(logger, settings)
-            if isinstance(logger, WandbLogger):
-                begun.append(logger)
         yield
         failed = 0
     finally:
-        for each in begun:  # one process may hold several runs, wandb holds one
-            each.experiment.finish(exit_code=failed)
-        os.environ.pop("WANDB_MODE", None)  # which Lightning sets for the whole process
-        os.environ.update({} if mode is None else {"WANDB_MODE": mode})
+        run = open_wandb_run()
+        if with_wandb and run is not None:  # the next run of this process is another one of wandb's, too
+            run.finish(exit_code=failed)
 
 
 def begin(logger: Logger, settings: Any) -> None:
@@ -116,10 +116,6 @@ def begin(logger: Logger, settings: Any) -> None:
         ConfigError: where it cannot begin, such as wandb online without an account.
         DataError: where it cannot write.
     """
-    if isinstance(logger, WandbLogger) and getattr(sys.modules.get("wandb"), "run", None) is not None:
-        raise ConfigError(
-            "logger: wandb has a run open in this process, which ours would go on in: wandb.finish() first"
-        )
     try:
         logger.log_hyperparams(settings)
     except OSError as error:
@@ -127,6 +123,11 @@ def begin(logger: Logger, settings: Any) -> None:
     except Exception as error:  # each service has errors of its own
         reason = " ".join(str(error).split())
         raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {reason}") from error
+
+
+def open_wandb_run() -> Any:
+    """Return the run that wandb has open in this process; None for none, or where wandb is not in use."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ class VAEModule(LightningModule):
 
     Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
     image; `mse` is that of the mean reconstruction, decoded from the posterior's mean. With a likelihood that is none,
-    such as the cross-entropy of grey values, every term but the KL is called `…_unnormalised`.
+    such as the cross-entropy of grey values, all but the KL, the squared error and the loss is called `…_unnormalised`.
 
     Args:
         vae: the model.

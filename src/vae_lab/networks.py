@@ -76,7 +76,7 @@ class ConvEncoder(nn.Sequential):
         in_shape: (C, H, W).
         out_shape: shape of one output, without the batch axis.
         channels: feature maps of each layer; None for 32, 64, 128, … (512 at most), in as many layers as bring the
-            image to 7 pixels or fewer by one stride and pool for all.
+            image to 7 pixels or fewer, or as far as its shorter side allows.
         kernel: side of a convolution's kernel in pixels.
         stride: of a convolution in pixels.
         pool: side of max-pooling in pixels, 1 for none.
@@ -84,8 +84,8 @@ class ConvEncoder(nn.Sequential):
         norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
         dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
         order: of what follows a convolution.
-        linear: network from the last feature maps to the output; None for one linear layer.
-        init: of the convolutions' weights and biases, see `initialise`; `linear` has its own.
+        linear: network from the last feature maps to the output; None for one linear layer of the same `init`.
+        init: of the convolutions' weights and biases, see `initialise`; a `linear` that is given has its own.
 
     Raises:
         ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
@@ -133,7 +133,7 @@ class ConvEncoder(nn.Sequential):
         refuse_too_deep(channels, size, sizes[1:])
         super().__init__(*layers)
         initialise(self, init)
-        self.append((linear or partial(MLP, hidden=()))((channels[-1], *sizes[-1]), out_shape))
+        self.append((linear or partial(MLP, hidden=(), init=init))((channels[-1], *sizes[-1]), out_shape))
 
 
 class ConvDecoder(nn.Sequential):
@@ -155,8 +155,8 @@ class ConvDecoder(nn.Sequential):
         dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
         order: of what follows a transposed convolution.
         linear: network from the input to the first feature maps, with what follows them; None for one linear layer
-            with ReLU.
-        init: of the convolutions' weights and biases, see `initialise`; `linear` has its own.
+            with ReLU, of the same `init`.
+        init: of the convolutions' weights and biases, see `initialise`; a `linear` that is given has its own.
 
     Raises:
         ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
@@ -205,7 +205,9 @@ class ConvDecoder(nn.Sequential):
             layers += [nn.ConvTranspose2d(maps_in, maps_out, k, s, padding(k, s), output_padding=rest), *steps]
         super().__init__(*layers)
         initialise(self, init)
-        self.insert(0, (linear or partial(MLP, hidden=(), activate_output=True))(in_shape, (channels[0], *sizes[-1])))
+        self.insert(
+            0, (linear or partial(MLP, hidden=(), activate_output=True, init=init))(in_shape, (channels[0], *sizes[-1]))
+        )
 
 
 def padding(kernel: int, stride: int) -> int:
@@ -225,15 +227,15 @@ def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 1) -> list[int]:
-    """Return 32, 64, 128, … (512 at most) for as many layers as bring an image (H, W) to 7 pixels or fewer.
+    """Return 32, 64, 128, … (512 at most) for the layers that bring an image (H, W) to 7 pixels or fewer, if it can be.
 
     Raises:
         ValueError: where kernel, stride or pool differ from layer to layer, or make nothing smaller.
     """
     if not all(isinstance(value, int) for value in (kernel, stride, pool)):
-        raise ValueError(f"channels=null needs one kernel, stride and pool for all, not {kernel}, {stride} and {pool}")
+        raise ValueError("channels=null takes no list of kernels, strides or pools: give the channels, too")
     if stride * pool < 2:
-        raise ValueError("channels=null needs a stride or a pool that makes the image smaller")
+        raise ValueError("channels=null needs something that makes the image smaller, such as stride=2")
     lengths, depth = list(size), 0
     while max(lengths) > 7 and min(lengths) > 0:
         lengths = [strided(length, kernel, stride)[0] // pool for length in lengths]
@@ -270,7 +272,9 @@ def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequenc
     fitting = next((depth for depth, lengths in enumerate(sizes) if min(lengths) < 1), len(channels))
     if fitting < len(channels):
         fits = (
-            f"the deepest that fits is {fitting}" if fitting else "no convolution fits, take a network of linear layers"
+            f"the deepest that fits is {fitting}"
+            if fitting
+            else "none such fits, take stride=1 or a network of linear layers"
         )
         raise ValueError(
             f"channels={list(channels)} has depth {len(channels)}, too deep for {size[0]}×{size[1]} pixels: {fits}"

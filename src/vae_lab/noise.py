@@ -102,7 +102,7 @@ class Masking(Noise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images with a square missing (B, C, H, W)."""
-        side = max(round(self.side * min(x.shape[-2:])), self.side > 0)
+        side = round(self.side * min(x.shape[-2:])) or int(self.side > 0)
 
         def covered(length: int) -> Tensor:
             start = torch.randint(length - side + 1, (len(x), 1), device=x.device)

@@ -23,7 +23,14 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 
-MAY_CHANGE = ("trainer.", "print_every", "checkpoint_every", "data.root", "data.num_workers")  # when a run goes on
+MAY_CHANGE = (
+    "trainer.",
+    "logger.",
+    "print_every",
+    "checkpoint_every",
+    "data.root",
+    "data.num_workers",
+)  # when a run goes on
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,10 @@ def stored_config(path: Path) -> DictConfig:
         raise DataError(f"{path} is no run: it holds no config.yaml") from error
     except YAMLError as error:
         raise DataError(f"{path / 'config.yaml'} is damaged") from error
-    defaults = {field.name: field.default for field in fields(Config)}
-    required = {name for name, default in defaults.items() if default is MISSING}
-    if not isinstance(config, DictConfig) or not required <= set(config):
+    optional = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
+    if not isinstance(config, DictConfig) or not Config.__dataclass_fields__.keys() - optional.keys() <= set(config):
         raise DataError(f"{path / 'config.yaml'} is damaged")
-    return OmegaConf.create({name: value for name, value in defaults.items() if name not in required} | dict(config))
+    return DictConfig(OmegaConf.merge(optional, config))
 
 
 def stored_metrics(path: Path) -> dict[str, Any]:
@@ -149,10 +155,11 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
     old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
-    anywhere = (
-        {"data.root"} if issubclass(part(config, "data"), Downloaded) else set()
-    )  # the same data wherever they lie
-    keys = sorted((old.keys() | new.keys()) - {"print_every", "checkpoint_every"} - anywhere)
+    ignored = ["print_every", "checkpoint_every", "logger"]
+    data = part(config, "data")
+    if isinstance(data, type) and issubclass(data, Downloaded):  # the same images wherever they lie
+        ignored.append("data.root")
+    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(tuple(ignored)))
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 

@@ -1,6 +1,7 @@
 """Train one model: `python -m vae_lab.train model=bernoulli_mlp latent_dim=2`."""
 
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import __version__
-from vae_lab.commandline import compose, in_a_job, launch, write_traceback
+from vae_lab.commandline import compose, environment, in_a_job, launch, write_traceback
 from vae_lab.config import check, has_density, is_normalised, validates
 from vae_lab.errors import ConfigError
 
@@ -99,7 +100,9 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     runs.create(path, config, overrides)
 
     say = rank_zero_only(log.info)
-    with recorded(path), loggers.in_use(trainer.loggers, OmegaConf.to_container(config, resolve=True)):
+    settings = OmegaConf.to_container(config, resolve=True)
+    kept = environment("WANDB_MODE", os.environ.get("WANDB_MODE"))  # Lightning sets it for the whole process
+    with recorded(path), kept, loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)

@@ -1,4 +1,4 @@
-"""Images from a folder: JPEG, PNG and whatever else Pillow reads."""
+"""Images from a folder, of the common formats with 8 bits a value."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Folder(ImageData):
     """The images of `<root>/train/<class>/*` and `<root>/test/<class>/*`, at any depth below a class.
 
     They are made grey or RGB, and resized to `shape` whatever their proportions; transparency and a note of how the
-    camera was held are passed over. Where there is no `test`, a part of
+    camera was held are passed over, and so are files without one of the `SUFFIXES`. Where there is no `test`, a part of
     the training images is the test, by a permutation that is the same for every seed.
 
     Args:

@@ -218,7 +218,9 @@ class ImageData(LightningDataModule, ABC):
             target = binary.to(dtype)
         seen = target if self.binarize_input else image.to(dtype) / 255
         noisy = training or getattr(self.noise, "in_evaluation", False)
-        return Batch(self.noise.to(seen)(seen) if noisy else seen, target, label)
+        if not noisy:
+            return Batch(seen, target, label)
+        return Batch(self.noise.to(seen)(seen), target, label)  # a user's noise may hold tensors
 
 
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
