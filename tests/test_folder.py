@@ -1,7 +1,6 @@
 """Images from a folder."""
 
 import logging
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -167,8 +166,7 @@ def test_colours_are_one_or_three(root: Path) -> None:
 def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> None:
     before = folder(root)
     for path in sorted((root / "train").glob("*/*.png"), reverse=True):  # new entries in another order
-        os.rename(path, path.with_name("x" + path.name))  # noqa: PTH104
-        os.rename(path.with_name("x" + path.name), path)  # noqa: PTH104
+        path.rename(path.with_name("x")).rename(path)
     assert torch.equal(folder(root).train.image, before.train.image)
 
 
