@@ -53,14 +53,14 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         checkpoints.restore(nn.Linear(3, 5), tmp_path / "last.ckpt")
 
 
-def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(tmp_path: Path) -> None:
-    short = [
-        "data=digits",
-        "latent_dim=2",
-        "encoder.hidden=[8]",
-        "decoder.hidden=[8]",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
+@pytest.fixture
+def short(tmp_path: Path) -> list[str]:
+    """What makes a training short, in a folder of its own."""
+    small = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]"]
+    return [*small, f"hydra.run.dir={tmp_path / 'run'}"]
+
+
+def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(short: list[str]) -> None:
     run = train([*short, "trainer.max_epochs=3", "checkpoint_every=2"])
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
@@ -75,14 +75,7 @@ def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(tmp_path: P
     assert not all(torch.equal(last[name], second[name]) for name in last)
 
 
-def test_every_epoch_can_be_kept(tmp_path: Path) -> None:
-    short = [
-        "data=digits",
-        "latent_dim=2",
-        "encoder.hidden=[8]",
-        "decoder.hidden=[8]",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
+def test_every_epoch_can_be_kept(short: list[str]) -> None:
     run = train([*short, "trainer.max_epochs=2", "checkpoint_every=1", "data.val_fraction=0"])
     names = sorted(path.stem for path in (run.path / "checkpoints").iterdir())
     assert names == ["epoch-0001", "epoch-0002", "last"]

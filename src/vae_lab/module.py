@@ -42,6 +42,7 @@ class VAEModule(LightningModule):
     ) -> None:
         super().__init__()
         self.vae = vae
+        self.normalised: bool = getattr(vae, "normalised", True)
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -123,7 +124,7 @@ class VAEModule(LightningModule):
 
     def labelled(self, terms: Terms) -> Terms:
         """Return terms under the names that they are reported by."""
-        if getattr(self.vae, "normalised", True):
+        if self.normalised:
             return terms
         return {name if name == "kl" else name + UNNORMALISED: term for name, term in terms.items()}
 
@@ -134,9 +135,10 @@ class VAEModule(LightningModule):
         elif scheduler.monitor == "training":
             scheduler.step(self.numbers["train/loss"])
         else:
-            names = (f"val/{name}{ending}" for name in ("elbo", "log_likelihood") for ending in ("", UNNORMALISED))
+            ending = "" if self.normalised else UNNORMALISED
+            names = [f"val/{name}{ending}" for name in ("elbo", "log_likelihood")]
             found = [self.numbers[name] for name in names if name in self.numbers]
-            if found:
+            if found:  # none in an epoch without a validation
                 scheduler.step(-found[0])
 
     def _log(self, stage: str, sums: Sums) -> None:

@@ -23,14 +23,8 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 
-MAY_CHANGE = (
-    "trainer.",
-    "logger.",
-    "print_every",
-    "checkpoint_every",
-    "data.root",
-    "data.num_workers",
-)  # when a run goes on
+# when a run goes on
+MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")
 
 
 @dataclass(frozen=True)

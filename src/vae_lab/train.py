@@ -114,8 +114,8 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         checkpoints.restore(module, checkpoint)
         trainer.validate(module, data, verbose=False)
         trainer.test(module, data, verbose=False)
+        tested = {name: value for name, value in module.numbers.items() if name.startswith("test/")}
         for logger in trainer.loggers:
-            tested = {name: value for name, value in module.numbers.items() if name.startswith("test/")}
             logger.log_metrics(tested, step=trainer.global_step)
         metrics = {
             **module.numbers,
