@@ -9,7 +9,8 @@ import vae_lab
 
 ALLOWED = {
     "errors": set(),
-    "networks": set(),
+    "linear": set(),
+    "networks": {"linear"},
     "posteriors": set(),
     "likelihoods": set(),
     "priors": set(),
@@ -25,10 +26,10 @@ ALLOWED = {
     "data.sets": {"errors", "data.batches", "data.images"},
     "data.folder": {"errors", "data.batches", "data.images"},
     "data": {"data.batches", "data.images", "data.sets", "data.folder"},
-    "objectives": {"model"},
+    "objectives": {"errors", "model"},
     "module": {"errors", "metrics", "model", "objectives", "schedulers"},
     "callbacks": {"module"},
-    "runs": {"errors", "config", "checkpoints", "data", "model", "module"},
+    "runs": {"errors", "config", "checkpoints", "data", "model", "module", "objectives"},
     "commandline": {"errors", "config"},
     "train": {"errors", "config", "checkpoints", "loggers", "callbacks", "module", "runs", "commandline"},
 }

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from vae_lab.linear import Linear
+
 Shape = tuple[int, ...]
 Network = Callable[[Shape, Shape], nn.Module]
 Names = str | Sequence[str | None] | None
@@ -61,7 +63,7 @@ class MLP(nn.Sequential):
             behind.append([])
         layers: list[nn.Module] = [nn.Flatten()]
         for (fan_in, fan_out), steps in zip(pairwise(widths), behind, strict=True):
-            layers += [nn.Linear(fan_in, fan_out), *steps]
+            layers += [Linear(fan_in, fan_out), *steps]
         super().__init__(*layers, nn.Unflatten(1, out_shape))
         initialise(self, init)
 

@@ -1,0 +1,104 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vae_lab import linear
+from vae_lab.linear import Linear
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN for this processor"
+)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Multiply by oneDNN whatever the processor and the size, and count it."""
+    counted: list[int] = []
+    apply = linear.Product.apply
+    monkeypatch.setattr(linear, "FASTER", True)
+    monkeypatch.setattr(linear, "SMALLEST", 0)
+    monkeypatch.setattr(linear.Product, "apply", lambda *arguments: counted.append(1) or apply(*arguments))
+    return counted
+
+
+def layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
+    torch.manual_seed(0)
+    ours, torchs = Linear(30, 20, bias=bias), nn.Linear(30, 20, bias=bias)
+    torchs.load_state_dict(ours.state_dict())
+    return ours, torchs
+
+
+def gradients(layer: nn.Linear, x: Tensor, order: int = 1) -> list[Tensor]:
+    """Return the derivatives of a scalar, or for the second order of their squares' sum."""
+    weights = [*layer.parameters(), *([x] if x.requires_grad else [])]
+    found = torch.autograd.grad(layer(x).sin().sum(), weights, create_graph=order > 1)
+    if order == 1:
+        return list(found)
+    return list(torch.autograd.grad(sum(each.square().sum() for each in found), weights))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("from_x", [True, False])
+def test_values_and_derivatives_are_torchs(calls: list[int], bias: bool, order: int, from_x: bool) -> None:
+    ours, torchs = layers(bias)
+    x = torch.randn(50, 30, requires_grad=from_x)
+    torch.testing.assert_close(ours(x), torchs(x), rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(gradients(ours, x, order), gradients(torchs, x, order), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert calls
+
+
+def test_strided_inputs_are_read_in_their_order(calls: list[int]) -> None:
+    ours, torchs = layers()
+    for x in (torch.randn(30, 50).t(), torch.randn(50, 60)[:, ::2], torch.randn(1, 30).expand(50, 30)):
+        torch.testing.assert_close(ours(x), torchs(x), rtol=1e-5, atol=1e-5)
+    assert calls
+
+
+@pytest.mark.parametrize("shape", [(30,), (4, 50, 30)])
+def test_other_shapes_are_torchs(calls: list[int], shape: tuple[int, ...]) -> None:
+    ours, torchs = layers()
+    x = torch.randn(shape)
+    assert torch.equal(ours(x), torchs(x))
+    assert not calls
+
+
+def test_small_matrices_other_types_and_autocast_are_torchs(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, torchs = layers()
+    x = torch.randn(50, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x), torchs(x))
+    assert ours.double()(x.double()).dtype == torch.float64
+    monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20 + 1)
+    assert torch.equal(ours.float()(x), torchs(x))
+    assert not calls
+    monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20)
+    ours(x)
+    assert calls
+
+
+def test_transforms_of_functions_go_through(calls: list[int]) -> None:
+    ours, torchs = layers()
+    x = torch.randn(5, 30)
+    for transform in (torch.func.jacrev, torch.func.jacfwd, torch.func.vmap):
+        torch.testing.assert_close(transform(ours)(x), transform(torchs)(x), rtol=1e-5, atol=1e-5)
+    assert not calls
+
+
+def test_where_it_is_not_faster_it_is_torchs(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "FASTER", False)
+    ours, torchs = layers()
+    assert torch.equal(ours(torch.ones(50, 30)), torchs(torch.ones(50, 30)))
+    assert not calls
+
+
+def test_it_is_faster_on_amds_avx512_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not linear.is_faster()
+    if capability == "AVX512":
+        monkeypatch.undo()
+        assert linear.is_faster() == ("AuthenticAMD" in Path("/proc/cpuinfo").read_text())
