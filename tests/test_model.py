@@ -20,6 +20,18 @@ def test_draw_has_the_shapes_that_objectives_rely_on() -> None:
     assert draw.kl.shape == (6, LATENT)
 
 
+def test_what_is_not_looked_at_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    log_prob = Normal.log_prob
+    monkeypatch.setattr(Normal, "log_prob", lambda self, value: asked.append(self) or log_prob(self, value))
+    draw = make_vae().draw(make_batch())
+    assert draw.kl is draw.kl
+    assert not asked
+    assert draw.log_prior is draw.log_prior
+    assert draw.log_posterior is draw.log_posterior
+    assert len(asked) == 2
+
+
 def test_draw_scores_its_own_samples(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     draw = vae.draw(batch, samples=2)

@@ -33,7 +33,17 @@ class Bernoulli(nn.Module):
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
-        return Independent(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
+        return BernoulliPixels(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
+
+
+class BernoulliPixels(Independent[BernoulliDistribution]):
+    """The distribution of an image, with a density that takes two passes over the pixels less than torch's."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return Σ x log π + (1 - x) log(1 - π) of images (..., C, H, W)."""
+        logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
+        entropy = functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
+        return -entropy.flatten(-self.reinterpreted_batch_ndims).sum(-1)
 
 
 class CrossEntropy(Bernoulli):

@@ -12,8 +12,8 @@ class Sums:
     Every `add` has the same terms; one read costs one transfer from the device.
 
     >>> sums = Sums()
-    >>> sums.add({"kl": torch.tensor([1.0, 2.0])})
-    >>> sums.add({"kl": torch.tensor([6.0])})
+    >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0])})
+    >>> _ = sums.add({"kl": torch.tensor([6.0])})
     >>> sums.means()
     {'kl': 3.0}
     """
@@ -23,8 +23,8 @@ class Sums:
         self.sums: Tensor | None = None  # (terms,)
         self.count = 0
 
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Add terms of shape (B,) each."""
+    def add(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add terms of shape (B,) each, and return them without their gradients."""
         values = torch.stack(list(terms.values())).detach()  # (terms, B)
         precise = torch.float32 if values.device.type == "mps" else torch.float64
         total = values.sum(1, dtype=precise)
@@ -32,6 +32,7 @@ class Sums:
         self.names = tuple(terms)
         self.sums = total if self.sums is None else self.sums + total
         self.count += values.shape[1]
+        return dict(zip(self.names, values, strict=True))
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
         """Return the mean of each term over all images, and start anew; empty when nothing was added.

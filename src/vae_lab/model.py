@@ -1,6 +1,7 @@
 """The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from torch.func import functional_call
 
 Shape = tuple[int, ...]
+Later = Tensor | Callable[[], Tensor | None] | None
 
 
 class Batch(NamedTuple):
@@ -25,8 +27,11 @@ class Batch(NamedTuple):
     label: Tensor
 
 
-class Draw(NamedTuple):
+class Draw:
     """What one pass with K samples gives, and all that an objective may touch. Logarithms are in nats.
+
+    The last three cost a part of a step, and hardly an objective wants all of them: each may be given as a function,
+    which is called when it is first looked at.
 
     Attributes:
         z: samples from q (K, B, D), or a tuple of them where the model has several stochastic layers.
@@ -38,13 +43,39 @@ class Draw(NamedTuple):
         kl: KL(q‖p(z)) of each dimension (B, D) where both factorise and torch knows it; else None.
     """
 
-    z: Tensor | tuple[Tensor, ...]
-    q: Distribution | tuple[Distribution, ...]
-    p: Distribution
-    log_likelihood: Tensor
-    log_prior: Tensor | None = None
-    log_posterior: Tensor | None = None
-    kl: Tensor | None = None
+    def __init__(
+        self,
+        z: Tensor | tuple[Tensor, ...],
+        q: Distribution | tuple[Distribution, ...],
+        p: Distribution,
+        log_likelihood: Tensor,
+        log_prior: Later = None,
+        log_posterior: Later = None,
+        kl: Later = None,
+    ) -> None:
+        self.z, self.q, self.p, self.log_likelihood = z, q, p, log_likelihood
+        self._later = {"log_prior": log_prior, "log_posterior": log_posterior, "kl": kl}
+
+    @property
+    def log_prior(self) -> Tensor | None:
+        """Log p(z) (K, B)."""
+        return self._now("log_prior")
+
+    @property
+    def log_posterior(self) -> Tensor | None:
+        """Log q(z|x) (K, B)."""
+        return self._now("log_posterior")
+
+    @property
+    def kl(self) -> Tensor | None:
+        """KL(q‖p(z)) of each dimension (B, D)."""
+        return self._now("kl")
+
+    def _now(self, name: str) -> Tensor | None:
+        value = self._later[name]
+        if callable(value):
+            value = self._later[name] = value()
+        return value
 
 
 class Head(Protocol):
@@ -97,7 +128,8 @@ class Conditional(nn.Module):
         With `detach` it is the same distribution with the outputs and the head's own weights cut from the graph:
         its log-probability then has a gradient in its argument alone.
         """
-        with torch.autocast(outputs.device.type, enabled=False):
+        kind = outputs.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             if not detach:
                 return self.head(outputs)
@@ -157,14 +189,27 @@ class VAE(nn.Module):
         if not self.encoder.has_density:
             return Draw(z, q, p, log_likelihood)
         scored = self.encoder.distribution(outputs, detach=True) if detach else q
-        # the very z that was sampled: a transformed distribution with a cache need not invert itself, unless detached
-        log_posterior = scored.log_prob(z)
         prior = self.prior(self.encode)
-        return Draw(z, q, p, log_likelihood, prior.log_prob(z), log_posterior, kl_per_dimension(q, prior))
+        return Draw(
+            z,
+            q,
+            p,
+            log_likelihood,
+            log_prior=lambda: prior.log_prob(z),
+            # the very z that was sampled: a flow with a cache need not invert itself, unless detached
+            log_posterior=lambda: scored.log_prob(z),
+            kl=lambda: kl_per_dimension(q, prior),
+        )
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it."""
+    """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it.
+
+    Raises:
+        ValueError: where they are of different sizes.
+    """
+    if q.event_shape != p.event_shape:
+        raise ValueError(f"a posterior of size {[*q.event_shape]} has no KL to a prior of size {[*p.event_shape]}")
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     if q.base_dist.event_shape or p.base_dist.event_shape:
