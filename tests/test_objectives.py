@@ -1,14 +1,17 @@
 from collections.abc import Iterator
 from math import log
+from shutil import which
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from conftest import LATENT, make_batch, make_vae
 from vae_lab import posteriors
+from vae_lab.errors import ConfigError
 from vae_lab.likelihoods import Gaussian
 from vae_lab.model import VAE, Batch
-from vae_lab.objectives import Elbo, Reconstruction, elbo_terms
+from vae_lab.objectives import Compiled, Elbo, Reconstruction, elbo_terms
 
 
 @pytest.fixture
@@ -149,3 +152,35 @@ def test_at_the_exact_posterior_one_sample_gives_the_evidence(double: None) -> N
 def test_elbo_refuses_what_cannot_work(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Elbo(**options)
+
+
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
+def test_compiled_it_gives_the_same_numbers_and_gradients() -> None:
+    vae, objective = make_vae(), Elbo(beta=2.0, warmup_steps=5)
+    compiled = Compiled(objective)
+    for step, size in enumerate((6, 6, 6, 4, 6, 6)):  # the fourth is no batch that it was compiled for
+        results = []
+        for each in (objective, compiled):
+            torch.manual_seed(step)
+            loss, terms = each(vae, make_batch(size), step)
+            results.append([loss, *terms.values(), *torch.autograd.grad(loss, list(vae.parameters()))])
+        for plain, fast in zip(*results, strict=True):
+            torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_of_another_size_is_not_compiled() -> None:
+    compiled, sizes = Compiled(Elbo()), []
+    compiled.compiled = lambda _, batch, *__: sizes.append(len(batch.target))
+    for size in (6, 4, 6):
+        compiled(make_vae(), make_batch(size), 0)
+    assert sizes == [6, 6]
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line() -> None:
+    def fails(vae: VAE, batch: Batch, step: int) -> None:
+        raise TorchDynamoException("no compiler\nand much more")
+
+    compiled = Compiled(Elbo())
+    compiled.compiled = fails
+    with pytest.raises(ConfigError, match=r"^compile=true does not work here: no compiler$"):
+        compiled(make_vae(), make_batch(), 0)

@@ -20,6 +20,7 @@ class Config:
     latent_dim: int = MISSING
     seed: int = MISSING
     print_every: int = MISSING
+    compile: bool = False
     checkpoint_every: int | None = None
     resume: str | None = None
     data: dict[str, Any] = MISSING

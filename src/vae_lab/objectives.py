@@ -1,10 +1,14 @@
 """Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from vae_lab.errors import ConfigError
 from vae_lab.model import VAE, Batch, Draw
 
 Terms = dict[str, Tensor]
@@ -65,8 +69,38 @@ class Reconstruction:
 
     def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         """Return the loss and `log_likelihood`."""
-        log_likelihood = vae.draw(batch).log_likelihood.mean(0)
+        log_likelihood = mean_of_samples(vae.draw(batch).log_likelihood)
         return -log_likelihood.mean(), {"log_likelihood": log_likelihood}
+
+
+class Compiled:
+    """An objective whose forward and backward pass are compiled for the size of the first batch.
+
+    Batches of another size, such as the rest at the end of an epoch, go without: compiling takes longer than they do.
+
+    Args:
+        objective: any other.
+
+    Raises:
+        ConfigError: in the first call, where there is nothing to compile with, or the model cannot be compiled.
+    """
+
+    def __init__(self, objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]]) -> None:
+        self.objective = objective
+        # its own generator of random numbers would give others than the objective draws uncompiled
+        self.compiled = torch.compile(objective, options={"fallback_random": True})
+        self.size = 0
+
+    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+        """Return what the objective does."""
+        size = len(batch.target)
+        self.size = self.size or size
+        if size != self.size:
+            return self.objective(vae, batch, step)
+        try:
+            return self.compiled(vae, batch, step)
+        except TorchDynamoException as error:
+            raise ConfigError(f"compile=true does not work here: {str(error).strip().splitlines()[0]}") from error
 
 
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
@@ -78,11 +112,16 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
         draw: one pass of the model.
         analytic: take the closed form of the KL where there is one, rather than its estimate from the samples.
     """
-    log_likelihood = draw.log_likelihood.mean(0)
-    if draw.log_posterior is None or draw.log_prior is None:
-        return {"log_likelihood": log_likelihood}
+    log_likelihood = mean_of_samples(draw.log_likelihood)
     if analytic and draw.kl is not None:
         kl = draw.kl.sum(-1)
+    elif draw.log_posterior is not None and draw.log_prior is not None:
+        kl = mean_of_samples(draw.log_posterior - draw.log_prior)
     else:
-        kl = (draw.log_posterior - draw.log_prior).mean(0)
+        return {"log_likelihood": log_likelihood}
     return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+
+
+def mean_of_samples(values: Tensor) -> Tensor:
+    """Return the mean over the first axis, which of one sample is itself."""
+    return values.squeeze(0) if len(values) == 1 else values.mean(0)

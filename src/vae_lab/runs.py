@@ -22,6 +22,7 @@ from vae_lab.data import Downloaded, ImageData
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
+from vae_lab.objectives import Compiled
 
 # when a run goes on
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")
@@ -187,9 +188,10 @@ def build_module(config: DictConfig) -> VAEModule:
         encoder = Conditional(build(config, "encoder"), posterior, image, latent)
     with blame("decoder"):
         decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
+    objective = build(config, "objective")
     module = VAEModule(
         VAE(encoder, decoder, prior),
-        build(config, "objective"),
+        Compiled(objective) if config.compile else objective,
         build(config, "optimizer"),
         build(config, "scheduler") or None,
     )
