@@ -29,6 +29,20 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> No
         checkpoints.read(file)
 
 
+def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, path = checkpoints.Files(), tmp_path / "checkpoints" / "last.ckpt"
+    files.save_checkpoint({"epoch": 1}, path)
+
+    def fails(content: dict, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="no space"):
+        files.save_checkpoint({"epoch": 2}, path)
+    assert checkpoints.read(path) == {"epoch": 1}
+
+
 class Harm:
     """Code that a checkpoint might carry."""
 

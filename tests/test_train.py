@@ -3,9 +3,12 @@
 import copy
 import csv
 import json
+import logging
+import os
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -213,7 +216,8 @@ def test_checkpoints_hold_tensors_and_plain_values(small: Trainer) -> None:
 
 
 def test_the_best_checkpoint_is_tested(small: Trainer) -> None:
-    run = small("objective.beta=0.001", "optimizer.lr=0.05", "trainer.max_epochs=4")  # its bound falls in the end
+    leaps = ["scheduler=step", "scheduler.milestones=[2]", "scheduler.gamma=10000"]  # its bound falls in the end
+    run = small(*leaps, "trainer.max_epochs=4")
     elbos = [float(row["val/elbo"]) for row in curves(run)]
     assert max(elbos) != elbos[-1]
     assert run.metrics["val/elbo"] == pytest.approx(max(elbos), rel=1e-6)
@@ -372,9 +376,26 @@ def test_a_trained_module_can_be_copied(small: Trainer) -> None:
     assert same(copy.deepcopy(run.module).state_dict(), run.module.state_dict())
 
 
+@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
+def test_a_compiled_training_gives_the_same_numbers(small: Trainer) -> None:
+    plain, compiled = small("seed=3", name="plain"), small("seed=3", "compile=true", name="compiled")
+    for name in ("test/elbo", "test/kl", "val/log_likelihood"):
+        assert compiled.metrics[name] == pytest.approx(plain.metrics[name], abs=1e-4)
+    assert weights(plain).keys() == weights(compiled).keys()
+    assert same(copy.deepcopy(compiled.module).state_dict(), weights(compiled, "best"))
+
+
 def test_a_run_leaves_the_process_as_it_was(small: Trainer) -> None:
+    check, level = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"), logging.getLogger("pytorch_lightning").level
     small("trainer.deterministic=true")
     assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == check
+    assert logging.getLogger("pytorch_lightning").level == level
+
+
+def test_a_profiler_that_is_asked_for_measures(small: Trainer, caplog: pytest.LogCaptureFixture) -> None:
+    small("trainer.profiler=simple")
+    assert "run_training_batch" in caplog.text
 
 
 def test_a_run_that_goes_on_without_validation_tests_its_last(small: Trainer) -> None:

@@ -1,11 +1,13 @@
 """How a checkpoint is written and read: tensors and plain values, never code."""
 
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import DataError
 
@@ -32,8 +34,28 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
     return [best, *others, last]
 
 
+class Files(TorchCheckpointIO):
+    """Writes a checkpoint to the disk at once, and gives it its name when it is whole.
+
+    Lightning's own makes it in memory and copies that twice: a twentieth of an epoch of a small model.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        torch.save(checkpoint, beside)
+        beside.replace(path)
+
+
 class Movable(ModelCheckpoint):
     """Keeps checkpoints, and still knows the best after the run's directory was moved."""
+
+    @cached_property
+    def state_key(self) -> str:  # asked for at every hook of every step
+        """The name of the callback's state in a checkpoint."""
+        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over which checkpoint is the best so far, where it lies now."""

@@ -48,8 +48,15 @@ class VAEModule(LightningModule):
         self.scheduler = scheduler
         self.sums = Sums()  # of the epoch in training
         self.evaluation = Sums()  # of a validation or a test
-        self.terms: Terms = {}  # of the step in progress, detached, to tell which one is not finite
+        self.terms: Terms = {}  # of the step in progress, to tell which one is not finite
         self.numbers: dict[str, float] = {}  # since the last row: train/loss, val/elbo, …
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes which hook it is in, forty times a step, and torch looks at each note whether it is a module
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer over all parameters, and the scheduler where there is one.
@@ -71,9 +78,7 @@ class VAEModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         loss, terms = self.objective(self.vae, batch, self.global_step)
-        terms = {"loss": loss.expand(len(batch.label)), **self.labelled(terms)}
-        self.terms = {name: term.detach() for name, term in terms.items()}
-        self.sums.add(self.terms)
+        self.terms = self.sums.add({"loss": loss.expand(len(batch.label)), **self.labelled(terms)})
         if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
             self.log("loss", loss, prog_bar=True, logger=False)
         return loss
@@ -84,7 +89,7 @@ class VAEModule(LightningModule):
         Raises:
             NonFiniteError: names the step and the terms.
         """
-        if not torch.isfinite(loss):
+        if not isfinite(loss.item()):
             wrong = [name for name, term in self.terms.items() if not torch.isfinite(term).all()]
             raise NonFiniteError(
                 f"{', '.join(wrong)} not finite at step {self.global_step} (epoch {self.current_epoch + 1}): "

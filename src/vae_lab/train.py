@@ -102,7 +102,9 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     say = rank_zero_only(log.info)
     settings = OmegaConf.to_container(config, resolve=True)
     kept = environment("WANDB_MODE", os.environ.get("WANDB_MODE"))  # Lightning sets it for the whole process
-    with recorded(path), kept, loggers.in_use(trainer.loggers, settings):
+    # Lightning sets this, too: every optimizer step would look for NVIDIA's library, a millisecond in twenty without it
+    unasked = environment("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
@@ -147,7 +149,8 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
     """Return Lightning's Trainer with our callbacks and loggers, then those that the configuration names."""
     from pytorch_lightning.callbacks import TQDMProgressBar
 
-    from vae_lab import loggers, runs
+    from vae_lab import checkpoints, loggers, runs
+    from vae_lab.callbacks import NoProfiler
 
     bar = config.trainer.enable_progress_bar
     if bar is None:
@@ -162,6 +165,8 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
         callbacks=[*callbacks, *bars, *runs.build(config, "callbacks").values()],
         logger=[loggers.Curves(path / "metrics.csv"), *lines, *(in_folder(name, each, path) for name, each in more)],
         enable_progress_bar=bar,
+        plugins=[checkpoints.Files()],
+        **({} if config.trainer.profiler else {"profiler": NoProfiler()}),
     )
 
 
@@ -223,9 +228,15 @@ def quiet() -> Iterator[None]:
     import torch
 
     deterministic = torch.are_deterministic_algorithms_enabled()
-    lightning = logging.getLogger("pytorch_lightning")
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)
+    # the second is the compiler's, about a CUDA that is not used
+    levels = {
+        "pytorch_lightning": logging.WARNING,
+        "pytorch_lightning.profilers": logging.INFO,  # somebody asked for it
+        "torch.utils.cpp_extension": logging.ERROR,
+    }
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     with warnings.catch_warnings():
         for said in (
             "does not have many workers",
@@ -241,7 +252,8 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            lightning.setLevel(level)
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
             torch.use_deterministic_algorithms(deterministic)
 
 

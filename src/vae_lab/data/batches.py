@@ -14,8 +14,8 @@ class Stream(IntEnum):
     """What a random stream is for; different uses never share one."""
 
     SPLIT = 1  # (seed)
-    TRAINING = 2  # order: (seed, epoch); step: (seed, epoch, step, rank)
-    EVALUATION = 3  # (seed, step, rank)
+    TRAINING = 2  # order: (seed, epoch); steps: (seed, epoch, rank)
+    EVALUATION = 3  # steps: (seed, rank)
     BINARIZATION = 4  # (training or test): the same pixels whatever the seed
     TEST_SPLIT = 5  # (): the same images whatever the seed
 
@@ -82,14 +82,14 @@ class Batches(Sampler[Plan]):
         batches = list(order[self.share].split(self.batch_size))
         if len(batches) > len(self):
             batches[-2:] = [torch.cat(batches[-2:])]
-        for step, indices in enumerate(batches):
-            yield Plan(indices, mix(stream, *place, step, self.rank))
+        yield from map(Plan, batches, seeds(len(batches), stream, *place, self.rank))
 
 
-def mix(stream: Stream, *numbers: int) -> int:
-    """Return a 63-bit seed of its own for each stream and each list of numbers."""
+def seeds(count: int, stream: Stream, *numbers: int) -> list[int]:
+    """Return so many 63-bit seeds, of their own for each stream and each list of numbers."""
     # the length, because SeedSequence takes a list and the same list with zeros behind it for one
-    return int(np.random.SeedSequence((stream, len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> 1)
+    sequence = np.random.SeedSequence((stream, len(numbers), *numbers))
+    return (sequence.generate_state(count, np.uint64) >> np.uint64(1)).tolist()
 
 
 def seed_device(seed: int, device: torch.device) -> None:
@@ -103,8 +103,8 @@ def seed_device(seed: int, device: torch.device) -> None:
 
 
 def generator(stream: Stream, *numbers: int) -> torch.Generator:
-    """Return torch's generator on the CPU, seeded by `mix`."""
-    return torch.Generator().manual_seed(mix(stream, *numbers))
+    """Return torch's generator on the CPU, with a seed of its own for each stream and each list of numbers."""
+    return torch.Generator().manual_seed(*seeds(1, stream, *numbers))
 
 
 def split_off_test(size: int, fraction: float, train: bool) -> Tensor:
