@@ -5,7 +5,7 @@ READY   := $(VENV)/.ready
 PYTHON3 ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format type clean
+.PHONY: help install demo test bench lint format type clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download
 
 test: lint type  ## ruff, mypy and pytest
 	$(BIN)/python -m pytest
+
+bench: $(READY)  ## measure the speed against a bare PyTorch loop; a few minutes
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/page.py
 
 lint: $(READY)  ## ruff, without changing anything
 	$(BIN)/ruff check .

@@ -1,0 +1,310 @@
+"""Measure the ordinary training against a bare PyTorch loop, in turns; `make bench` runs it.
+
+    python benchmarks/bench.py --root data                      # all that is measured
+    python benchmarks/bench.py mlp conv --root data --pairs 9   # a part of it, for longer
+
+Prints what it measures and adds it to a JSON file, from which `page.py` makes docs/benchmarks.md. Without MNIST below
+the root it takes random images of the same shape.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import bare
+import page
+from in_turns import InTurns, Parts
+from vae_lab import linear
+from vae_lab.train import train
+
+HERE = Path(__file__).resolve().parent
+MLP = "model=bernoulli_mlp"
+CONV = "model=bernoulli_conv encoder=conv_pooled decoder=conv_pooled data.batch_size=50"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One comparison: what vae_lab is told, the ratio of seconds that it may take, and what the bare loop does.
+
+    Attributes:
+        overrides: of the command line.
+        promised: ratio.
+        bare: options of `InTurns`.
+        part: of an epoch that is trained.
+        warm_up: epochs that do not count.
+        torchs_linear: whether to take torch's own linear layer, as is done where oneDNN is not faster.
+    """
+
+    overrides: str
+    promised: float
+    bare: str = ""
+    part: float = 1.0
+    warm_up: int = 0
+    torchs_linear: bool = False
+
+
+SPEED = {
+    "mlp": Speed(MLP, 1.05),
+    "mlp, torch's linear layer": Speed(MLP, 1.05, torchs_linear=True),
+    "dynamic": Speed(f"{MLP} data.binarize=dynamic", 1.05, "prepare: dynamic", part=0.5),
+    "salt_and_pepper": Speed(f"{MLP} noise=salt_and_pepper", 1.05, "prepare: salt_and_pepper", part=0.5),
+    "conv": Speed(CONV, 1.05, "model: Conv", part=0.2),
+    "compiled": Speed(f"{MLP} compile=true", 0.80, warm_up=1),
+    "bf16": Speed(f"{MLP} trainer.precision=bf16-mixed", 0.65),
+    "bf16, compiled": Speed(f"{MLP} trainer.precision=bf16-mixed compile=true", 0.65, warm_up=1, part=0.5),
+}
+
+
+def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) -> dict[str, Any]:
+    """Train `pairs` times for `epochs` epochs, each in turns with one of the bare loop's."""
+    measured: dict[str, list[float]] = {}
+    warm_up = []
+    for seed in range(pairs):
+        overrides = [
+            *row.overrides.split(),
+            f"seed={seed}",
+            f"trainer.max_epochs={epochs + row.warm_up}",
+            f"trainer.limit_train_batches={row.part * part}",
+            "trainer.enable_progress_bar=true",
+            f"+callbacks.turns={{{', '.join(filter(None, ['_target_: in_turns.InTurns', row.bare]))}}}",
+        ]
+        with torchs_linear() if row.torchs_linear else silent():
+            trained(overrides, root)
+        for name, seconds in InTurns.seconds.items():
+            measured[name] = measured.get(name, []) + seconds[row.warm_up :]
+        warm_up.append(InTurns.seconds["train"][0])
+    ratios, validation = (
+        [ours / bares for ours, bares in zip(measured[name], measured[f"bare/{name}"], strict=True)]
+        for name in ("train", "val")
+    )
+    ours = statistics.median(measured["train"])
+    return {
+        "command": f"python -m vae_lab.train {row.overrides}",
+        "ours": ours,
+        "bare": statistics.median(measured["bare/train"]),
+        "ratio": statistics.median(ratios),
+        "range": [min(ratios), max(ratios)],
+        "promised": row.promised,
+        "validation": statistics.median(validation),
+        "warm_up": max(warm_up) - ours if row.warm_up else None,
+        "part": row.part * part,
+        "pairs": pairs,
+        "epochs": epochs,
+    }
+
+
+def start(root: Path, pairs: int) -> dict[str, Any]:
+    """Measure from the command to the first step done, against a script that imports the same and makes a Trainer."""
+    script = (
+        "import time, torch, torchvision, pytorch_lightning\n"
+        "pytorch_lightning.Trainer(logger=False, enable_checkpointing=False)\n"
+        "print(time.time())"
+    )
+    ours, bares = [], []
+    for _ in range(pairs):
+        bares.append(until_printed([sys.executable, "-c", script]))
+        with tempfile.TemporaryDirectory() as folder:
+            first = "+callbacks.first={_target_: in_turns.FirstStep}"
+            where = [f"data.root={root}", f"hydra.run.dir={folder}/run"]
+            ours.append(until_printed([sys.executable, "-m", "vae_lab.train", MLP, *where, first]))
+    from vae_lab.data import MNIST
+
+    loading = []
+    for _ in range(pairs):
+        began = time.perf_counter()
+        MNIST(root=root, shape=(1, 28, 28)).setup()
+        loading.append(time.perf_counter() - began)
+    return {
+        "ours": statistics.median(ours),
+        "imports": statistics.median(bares),
+        "ratio": statistics.median(a / b for a, b in zip(ours, bares, strict=True)),
+        "loading": statistics.median(loading),
+    }
+
+
+def growth(pairs: int) -> dict[str, Any]:
+    """Measure an epoch's seconds and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
+    small = ["encoder.hidden=[64]", "decoder.hidden=[64]", "data.val_fraction=0"]
+    images, seconds, memory = 30_000, {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for times in (1, 2, 4, 8):
+            write_random_mnist(Path(folder) / str(times), images * times)
+        turns: dict[int, list[list[float]]] = {1: [], 2: [], 4: [], 8: []}
+        for _ in range(pairs):
+            for times, found in turns.items():
+                root, path = f"data.root={folder}/{times}", f"hydra.run.dir={folder}/run-{times}-{len(found)}"
+                found.append(remembered([MLP, *small, root, path, "trainer.max_epochs=3"])[-1])
+        for times, found in turns.items():
+            memory[times], seconds[times] = (statistics.median(each) for each in zip(*found, strict=True))
+        long = remembered([MLP, "data=digits", f"hydra.run.dir={folder}/long", "trainer.max_epochs=200"])
+    return {
+        "images": images,
+        "seconds": seconds,
+        "bytes": memory,
+        "bytes of one image": 784,
+        "long": {"bytes after epoch 1": long[0][0], "bytes after epoch 200": long[-1][0]},
+    }
+
+
+def parts(root: Path) -> dict[str, Any]:
+    """Measure the parts of a step in microseconds, of several ways to train by vae_lab and of the bare loop."""
+    found = {}
+    for name, option, prepare in (
+        ("ours", [], silent),
+        ("torch's linear layer", [], torchs_linear),
+        ("compiled", ["compile=true"], silent),
+        ("bf16", ["trainer.precision=bf16-mixed"], silent),
+    ):
+        with prepare():
+            trained([MLP, *option, "trainer.max_epochs=2", "+callbacks.parts={_target_: in_turns.Parts}"], root)
+        found[name], found["bare"] = Parts.medians("ours"), Parts.medians("bare")
+    return found
+
+
+def numbers(root: Path, epochs: int = 10) -> dict[str, Any]:
+    """Train for ten epochs and return the test's ELBO, in float32, compiled, in bfloat16 and of the bare loop."""
+    found, options = {}, {"float32": "", "compiled": "compile=true", "bf16": "trainer.precision=bf16-mixed"}
+    for name, option in options.items():
+        with silent():
+            run = trained([MLP, *option.split(), f"trainer.max_epochs={epochs}"], root)
+        found[name] = run.metrics["test/elbo"]
+    torch.manual_seed(0)
+    data = run.data
+    loop = bare.Bare(bare.MLP(), data.train.image)
+    for _ in range(epochs):
+        loop.train()
+    return {"epochs": epochs, **found, "bare": loop.evaluate(data.test.image)["elbo"]}
+
+
+def trained(overrides: list[str], root: Path) -> Any:
+    """Train on MNIST in a directory that is not kept, and return the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train([*overrides, "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"])
+
+
+def until_printed(command: list[str]) -> float:
+    """Return the seconds from the start of a command to the time that it prints."""
+    began = time.time()
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    return float(ended.stdout.split()[-1]) - began
+
+
+def remembered(overrides: list[str]) -> list[list[float]]:
+    """Train in a process of its own, and return for each epoch the bytes in memory and the seconds."""
+    memory = "+callbacks.memory={_target_: in_turns.Memory}"
+    command = [sys.executable, "-m", "vae_lab.train", *overrides, "print_every=1000", memory]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    return [list(map(float, line.split()[2:])) for line in said.splitlines() if line.startswith("memory ")]
+
+
+def environment() -> dict[str, str]:
+    """Return that of a process which finds the callbacks."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing: the progress bar is drawn, and nobody sees it."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+@contextmanager
+def torchs_linear() -> Iterator[None]:
+    """Take torch's own linear layer, in silence."""
+    before, linear.FASTER = linear.FASTER, False
+    try:
+        with silent():
+            yield
+    finally:
+        linear.FASTER = before
+
+
+def write_random_mnist(root: Path, images: int) -> None:
+    """Write files of MNIST's format with random images, the training's so many."""
+    folder, random = root / "MNIST" / "raw", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for name, count in (("train", images), ("t10k", 10_000)):
+        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = b"".join(number.to_bytes(4, "big") for number in (0x800 + len(shape), *shape))
+            values = random.integers(0, 256 if len(shape) == 3 else 10, shape, dtype=np.uint8)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.tobytes())
+
+
+def machine() -> dict[str, Any]:
+    """Describe what it was measured on."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
+    return {
+        "processor": processor,
+        "onednn": linear.FASTER,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    more = ["parts", "start", "growth", "numbers"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *more])}; all by default")
+    parser.add_argument("--root", type=Path, default=Path(os.environ.get("VAE_LAB_DATA", "data")))
+    parser.add_argument("--pairs", type=int, default=5, help="trainings of each, in turns with the bare loop")
+    parser.add_argument("--epochs", type=int, default=3, help="of each training")
+    parser.add_argument("--part", type=float, default=1.0, help="of an epoch, to be done sooner")
+    parser.add_argument("--json", type=Path, default=HERE / "results.json")
+    options = parser.parse_args()
+    wanted = options.what or [*SPEED, *more]
+    unknown = [name for name in wanted if name not in (*SPEED, *more)]
+    if unknown:
+        parser.error(f"{unknown[0]} is none of {', '.join([*SPEED, *more])}")
+    results = json.loads(options.json.read_text()) if options.json.exists() else {}
+    if results.get("machine") != (here := machine()):
+        results = {"machine": here}
+    with tempfile.TemporaryDirectory() as folder:
+        root, results["images"] = options.root.absolute(), "MNIST"
+        if not (root / "MNIST" / "raw").exists():
+            root, results["images"] = Path(folder), "random"
+            write_random_mnist(root, 60_000)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # empty, so that the warm-up is a whole one
+        for name in wanted:
+            if name in SPEED:
+                found = speed(SPEED[name], root, options.pairs, options.epochs, options.part)
+                results.setdefault("speed", {})[name] = found
+            elif name == "start":
+                results[name] = found = start(root, options.pairs)
+            elif name == "parts":
+                results[name] = found = parts(root)
+            elif name == "growth":
+                results[name] = found = growth(options.pairs)
+            else:
+                results[name] = found = numbers(root)
+            print(f"{name}: {json.dumps(found)}", flush=True)
+            options.json.write_text(json.dumps(results, indent=2) + "\n")
+    print(page.tables(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Make docs/benchmarks.md from what `bench.py` has measured: `python benchmarks/page.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+
+INTRODUCTION = """\
+# Benchmarks
+
+This page is made by `python benchmarks/page.py` from `benchmarks/results.json`, which `make bench` writes: run that to
+have the numbers of your machine. Rows in which vae_lab loses stay in.
+
+**Measured on** {machine}.
+
+The yardstick is a bare PyTorch loop ([benchmarks/bare.py](../benchmarks/bare.py)) with nothing of vae_lab in it: the
+same initial weights, 54,000 images in memory as bytes, a random permutation and one index for each batch, the KL in
+closed form, `binary_cross_entropy_with_logits`, fused Adam, the same number of threads, neither Lightning nor
+torch.distributions. Against it stands the ordinary `train`, with its progress bar, curves, checkpoints and checks on.
+Both train in one process, in turns, an epoch each; a ratio is the median over all epochs. {data}
+"""
+
+SPEED = """\
+## Seconds of an epoch
+
+{table}
+
+A ratio below 1 is faster than the bare loop, which is always in float32, eager. Its networks are torch's own modules;
+`mlp` is 784-500-500-2·20 and mirrored in batches of 128, `conv` is `conv_pooled` in batches of 50. "Validation" is the
+ratio of seconds of a validation's 6,000 images.{warm_up}
+"""
+
+FASTER = """
+Why is it faster than the loop? torch multiplies float32 matrices on a CPU by MKL, which leaves the AVX-512
+instructions of AMD's processors unused; on those our linear layers multiply by oneDNN
+([linear.py](../src/vae_lab/linear.py)). On other processors they are torch's, and the row "torch's linear layer" is
+what to expect there.
+"""
+
+PARTS = """\
+## Where a step goes
+
+Microseconds of a step of `mlp`, medians. "Rest" is Lightning's loop and hooks, the sums for the curves and the check
+for numbers that are not finite; the bare loop has none of it.
+
+{table}
+"""
+
+START = """\
+## Start
+
+From the command to the end of the first step: {ours:.1f} s, which is {ratio:.2f} of the {imports:.1f} s that a script
+takes which only imports torch, torchvision and pytorch_lightning and makes a Trainer. Reading and splitting MNIST is
+{loading:.2f} s of it.
+"""
+
+GROWTH = """\
+## Growth
+
+{table}
+
+Seconds of an epoch with a small network, and the memory of the process, with 1, 2, 4 and 8 times {images:,} images of
+784 bytes. Over 200 epochs on `data=digits` the memory goes from {first:.0f} to {last:.0f} MB ({change:+.1%}).
+"""
+
+NUMBERS = """\
+## The same numbers
+
+Test ELBO in nats after {epochs} epochs of `mlp`, seed 0: {float32:.2f} in float32, {compiled:.2f} compiled, {bf16:.2f}
+with `trainer.precision=bf16-mixed`; the bare loop, with random numbers of its own, {bare:.2f}.
+"""
+
+
+def tables(results: dict[str, Any]) -> str:
+    """Return the page; what was not measured is left out."""
+    machine = results["machine"]
+    device = (
+        machine["accelerator"] or f"{machine['processor']}, {machine['threads']} threads, {machine['instructions']}"
+    )
+    made_with = f"{machine['system']}, Python {machine['python']}, torch {machine['torch']}, {machine['date']}"
+    data = {"MNIST": "The images are MNIST's.", "random": "The images are random ones of MNIST's shape."}
+    sections = [INTRODUCTION.format(machine=f"{device}; {made_with}", data=data[results["images"]])]
+    if "speed" in results:
+        sections.append(speed(results["speed"]))
+        if machine["onednn"]:
+            sections[-1] += FASTER
+    if "parts" in results:
+        sections.append(PARTS.format(table=parts(results["parts"])))
+    if "start" in results:
+        sections.append(START.format(**results["start"]))
+    if "growth" in results:
+        sections.append(growth(results["growth"]))
+    if "numbers" in results:
+        sections.append(NUMBERS.format(**results["numbers"]))
+    return "\n".join(sections)
+
+
+def speed(rows: dict[str, dict[str, Any]]) -> str:
+    """Return the section about seconds of an epoch."""
+    cells = [
+        (
+            f"{name}<br>`{row['command'].removeprefix('python -m vae_lab.train ')}`",
+            f"{row['ours']:.2f}",
+            f"{row['bare']:.2f}",
+            f"**{row['ratio']:.2f}** ({row['range'][0]:.2f} to {row['range'][1]:.2f})",
+            f"{row['promised']:.2f}" + ("" if row["ratio"] <= row["promised"] else ", **not kept**"),
+            f"{row['validation']:.2f}",
+            f"{row['pairs']} × {row['epochs']}" + ("" if row["part"] == 1 else f", {row['part']:.0%} of the images"),
+        )
+        for name, row in rows.items()
+    ]
+    heads = ("", "vae_lab", "bare loop", "ratio (range)", "at most", "validation", "epochs")
+    waited = [f"{row['warm_up']:.0f} s for {name}" for name, row in rows.items() if row["warm_up"] is not None]
+    warm_up = f" Compiling takes, once: {', '.join(waited)}; the epoch with it does not count." if waited else ""
+    return SPEED.format(table=table(heads, cells), warm_up=warm_up)
+
+
+def parts(found: dict[str, dict[str, float]]) -> str:
+    """Return the table of a step's parts."""
+    names = ["batch", "forward", "backward", "optimizer", "rest"]
+    owners = {
+        "bare": "bare loop",
+        "ours": "vae_lab",
+        "torch's linear layer": "with torch's linear layer",
+        "compiled": "compiled",
+        "bf16": "bf16",
+    }
+    cells = [(name, *(f"{found[owner].get(name, 0):.0f}" for owner in owners)) for name in names]
+    cells.append(("together", *(f"{sum(found[owner].values()):.0f}" for owner in owners)))
+    return table(("", *owners.values()), cells)
+
+
+def growth(found: dict[str, Any]) -> str:
+    """Return the section about growth."""
+    seconds, memory, images = found["seconds"], found["bytes"], found["images"]
+    cells = []
+    for times in seconds:
+        more = (memory[times] - memory["1"]) / 1e6
+        images_take = (int(times) - 1) * images * found["bytes of one image"] / 1e6
+        cells.append(
+            (
+                f"{times}×",
+                f"{seconds[times]:.2f} s",
+                f"{seconds[times] / seconds['1'] / int(times):.2f}",
+                f"{memory[times] / 1e6:.0f} MB",
+                f"{more:.0f} MB",
+                f"{images_take:.0f} MB",
+            )
+        )
+    heads = ("images", "epoch", "for each image, against 1×", "memory", "more than 1×", "more bytes of images")
+    first, last = (found["long"][f"bytes after epoch {epoch}"] / 1e6 for epoch in (1, 200))
+    return GROWTH.format(table=table(heads, cells), images=images, first=first, last=last, change=last / first - 1)
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown, the first column to the left and the others to the right."""
+    lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(tables(json.loads((HERE / "results.json").read_text())))
+    print(f"{PAGE.relative_to(HERE.parent)} is written")
