@@ -3,6 +3,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 PYTHON3 ?= python3
+ROWS    := mlp compiled bf16 parts start
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test bench lint format type clean
@@ -24,8 +25,8 @@ demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download
 test: lint type  ## ruff, mypy and pytest
 	$(BIN)/python -m pytest
 
-bench: $(READY)  ## measure the speed against a bare PyTorch loop; a few minutes
-	$(BIN)/python benchmarks/bench.py
+bench: $(READY)  ## measure the speed against a bare PyTorch loop, in a few minutes; ROWS= for all rows, in twenty
+	$(BIN)/python benchmarks/bench.py $(ROWS)
 	$(BIN)/python benchmarks/page.py
 
 lint: $(READY)  ## ruff, without changing anything

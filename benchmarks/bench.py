@@ -1,6 +1,6 @@
 """Measure the ordinary training against a bare PyTorch loop, in turns; `make bench` runs it.
 
-    python benchmarks/bench.py --root data                      # all that is measured
+    python benchmarks/bench.py --root data                      # all that is measured, 20 minutes
     python benchmarks/bench.py mlp conv --root data --pairs 9   # a part of it, for longer
 
 Prints what it measures and adds it to a JSON file, from which `page.py` makes docs/benchmarks.md. Without MNIST below
@@ -30,7 +30,8 @@ import bare
 import page
 from in_turns import InTurns, Parts
 from vae_lab import linear
-from vae_lab.train import train
+from vae_lab.commandline import environment
+from vae_lab.train import revision, train
 
 HERE = Path(__file__).resolve().parent
 MLP = "model=bernoulli_mlp"
@@ -60,13 +61,13 @@ class Speed:
 
 SPEED = {
     "mlp": Speed(MLP, 1.05),
-    "mlp, torch's linear layer": Speed(MLP, 1.05, torchs_linear=True),
+    "mlp, torch's linear layer": Speed(MLP, 1.05, part=0.5, torchs_linear=True),
     "dynamic": Speed(f"{MLP} data.binarize=dynamic", 1.05, "prepare: dynamic", part=0.5),
     "salt_and_pepper": Speed(f"{MLP} noise=salt_and_pepper", 1.05, "prepare: salt_and_pepper", part=0.5),
-    "conv": Speed(CONV, 1.05, "model: Conv", part=0.2),
-    "compiled": Speed(f"{MLP} compile=true", 0.80, warm_up=1),
-    "bf16": Speed(f"{MLP} trainer.precision=bf16-mixed", 0.65),
-    "bf16, compiled": Speed(f"{MLP} trainer.precision=bf16-mixed compile=true", 0.65, warm_up=1, part=0.5),
+    "conv": Speed(CONV, 1.05, "model: Conv", part=0.3),
+    "compiled": Speed(f"{MLP} compile=true", 0.80, part=0.5, warm_up=1),
+    "bf16": Speed(f"{MLP} trainer.precision=bf16-mixed", 0.65, "bf16: true", part=0.5),
+    "bf16, compiled": Speed(f"{MLP} trainer.precision=bf16-mixed compile=true", 0.65, part=0.5, warm_up=1),
 }
 
 
@@ -93,6 +94,7 @@ def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) ->
         for name in ("train", "val")
     )
     ours = statistics.median(measured["train"])
+    in_bf16 = zip(measured.get("bare bf16/train", []), measured["bare/train"], strict=False)
     return {
         "command": f"python -m vae_lab.train {row.overrides}",
         "ours": ours,
@@ -101,6 +103,7 @@ def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) ->
         "range": [min(ratios), max(ratios)],
         "promised": row.promised,
         "validation": statistics.median(validation),
+        "bare in bf16": statistics.median(a / b for a, b in in_bf16) if "bf16: true" in row.bare else None,
         "warm_up": max(warm_up) - ours if row.warm_up else None,
         "part": row.part * part,
         "pairs": pairs,
@@ -137,7 +140,7 @@ def start(root: Path, pairs: int) -> dict[str, Any]:
     }
 
 
-def growth(pairs: int) -> dict[str, Any]:
+def growth(_: Path, pairs: int) -> dict[str, Any]:
     """Measure an epoch's seconds and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
     small = ["encoder.hidden=[64]", "decoder.hidden=[64]", "data.val_fraction=0"]
     images, seconds, memory = 30_000, {}, {}
@@ -145,12 +148,12 @@ def growth(pairs: int) -> dict[str, Any]:
         for times in (1, 2, 4, 8):
             write_random_mnist(Path(folder) / str(times), images * times)
         turns: dict[int, list[list[float]]] = {1: [], 2: [], 4: [], 8: []}
-        for _ in range(pairs):
+        for _ in range(min(pairs, 2)):
             for times, found in turns.items():
                 root, path = f"data.root={folder}/{times}", f"hydra.run.dir={folder}/run-{times}-{len(found)}"
-                found.append(remembered([MLP, *small, root, path, "trainer.max_epochs=3"])[-1])
+                found += remembered([MLP, *small, root, path, "trainer.max_epochs=5"])[1:]
         for times, found in turns.items():
-            memory[times], seconds[times] = (statistics.median(each) for each in zip(*found, strict=True))
+            memory[times], seconds[times] = (min(each) for each in zip(*found, strict=True))  # of the fastest epoch
         long = remembered([MLP, "data=digits", f"hydra.run.dir={folder}/long", "trainer.max_epochs=200"])
     return {
         "images": images,
@@ -161,7 +164,7 @@ def growth(pairs: int) -> dict[str, Any]:
     }
 
 
-def parts(root: Path) -> dict[str, Any]:
+def parts(root: Path, _: int) -> dict[str, Any]:
     """Measure the parts of a step in microseconds, of several ways to train by vae_lab and of the bare loop."""
     found = {}
     for name, option, prepare in (
@@ -176,8 +179,8 @@ def parts(root: Path) -> dict[str, Any]:
     return found
 
 
-def numbers(root: Path, epochs: int = 10) -> dict[str, Any]:
-    """Train for ten epochs and return the test's ELBO, in float32, compiled, in bfloat16 and of the bare loop."""
+def numbers(root: Path, _: int, epochs: int = 10) -> dict[str, Any]:
+    """Train for ten epochs, and return the test's ELBO, in float32, compiled, in bfloat16 and of the bare loop."""
     found, options = {}, {"float32": "", "compiled": "compile=true", "bf16": "trainer.precision=bf16-mixed"}
     for name, option in options.items():
         with silent():
@@ -191,6 +194,9 @@ def numbers(root: Path, epochs: int = 10) -> dict[str, Any]:
     return {"epochs": epochs, **found, "bare": loop.evaluate(data.test.image)["elbo"]}
 
 
+MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers}  # of (root, pairs)
+
+
 def trained(overrides: list[str], root: Path) -> Any:
     """Train on MNIST in a directory that is not kept, and return the run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +206,7 @@ def trained(overrides: list[str], root: Path) -> Any:
 def until_printed(command: list[str]) -> float:
     """Return the seconds from the start of a command to the time that it prints."""
     began = time.time()
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks())
     return float(ended.stdout.split()[-1]) - began
 
 
@@ -208,12 +214,12 @@ def remembered(overrides: list[str]) -> list[list[float]]:
     """Train in a process of its own, and return for each epoch the bytes in memory and the seconds."""
     memory = "+callbacks.memory={_target_: in_turns.Memory}"
     command = [sys.executable, "-m", "vae_lab.train", *overrides, "print_every=1000", memory]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks()).stdout
     return [list(map(float, line.split()[2:])) for line in said.splitlines() if line.startswith("memory ")]
 
 
-def environment() -> dict[str, str]:
-    """Return that of a process which finds the callbacks."""
+def with_callbacks() -> dict[str, str]:
+    """Return the environment of a process that finds our callbacks."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -261,46 +267,38 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "date": date.today().isoformat(),
     }
 
 
 def main() -> None:
     """Measure, print and write."""
-    more = ["parts", "start", "growth", "numbers"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *more])}; all by default")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *MORE])}; all by default")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("VAE_LAB_DATA", "data")))
     parser.add_argument("--pairs", type=int, default=5, help="trainings of each, in turns with the bare loop")
     parser.add_argument("--epochs", type=int, default=3, help="of each training")
     parser.add_argument("--part", type=float, default=1.0, help="of an epoch, to be done sooner")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
-    wanted = options.what or [*SPEED, *more]
-    unknown = [name for name in wanted if name not in (*SPEED, *more)]
+    wanted = options.what or [*SPEED, *MORE]
+    unknown = [name for name in wanted if name not in (*SPEED, *MORE)]
     if unknown:
-        parser.error(f"{unknown[0]} is none of {', '.join([*SPEED, *more])}")
+        parser.error(f"{unknown[0]} is none of {', '.join([*SPEED, *MORE])}")
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
     if results.get("machine") != (here := machine()):
         results = {"machine": here}
-    with tempfile.TemporaryDirectory() as folder:
-        root, results["images"] = options.root.absolute(), "MNIST"
+    with tempfile.TemporaryDirectory() as folder, environment("TORCHINDUCTOR_CACHE_DIR", f"{folder}/compiled"):
+        root, images = options.root.absolute(), "MNIST"
         if not (root / "MNIST" / "raw").exists():
-            root, results["images"] = Path(folder), "random"
+            root, images = Path(folder), "random images"
             write_random_mnist(root, 60_000)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # empty, so that the warm-up is a whole one
         for name in wanted:
             if name in SPEED:
                 found = speed(SPEED[name], root, options.pairs, options.epochs, options.part)
                 results.setdefault("speed", {})[name] = found
-            elif name == "start":
-                results[name] = found = start(root, options.pairs)
-            elif name == "parts":
-                results[name] = found = parts(root)
-            elif name == "growth":
-                results[name] = found = growth(options.pairs)
             else:
-                results[name] = found = numbers(root)
+                results[name] = found = MORE[name](root, options.pairs)
+            found |= {"date": date.today().isoformat(), "revision": revision(), "data": images}
             print(f"{name}: {json.dumps(found)}", flush=True)
             options.json.write_text(json.dumps(results, indent=2) + "\n")
     print(page.tables(results))

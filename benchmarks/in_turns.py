@@ -1,5 +1,6 @@
 """Callbacks that measure a training of vae_lab from inside: in turns with a bare loop, its start, its memory."""
 
+import copy
 import os
 import statistics
 import time
@@ -22,10 +23,11 @@ class InTurns(Callback):
     Args:
         model: class of `bare`.
         prepare: function of `bare`.
-        bf16: whether the bare networks run under autocast.
+        bf16: whether a second bare loop runs in turns, too, with its networks under autocast to bfloat16.
 
     Attributes:
-        seconds: of the training at hand: `train`, `val`, `bare/train` and `bare/val`, a list of each epoch's.
+        seconds: of the training at hand: `train`, `val`, `bare/train`, `bare/val` and, with `bf16`, `bare bf16/train`,
+            a list of each epoch's.
     """
 
     seconds: ClassVar[dict[str, list[float]]] = {}
@@ -43,7 +45,10 @@ class InTurns(Callback):
             for weight, same in zip(model.parameters(), weights, strict=True):
                 weight.copy_(same)
         images, batches = data.train.image.to(device), int(trainer.num_training_batches)
-        self.bare = bare.Bare(model, images, data.batch_size, batches, self.prepare, self.bf16)
+        self.bare = bare.Bare(model, images, data.batch_size, batches, self.prepare)
+        self.others = [
+            bare.Bare(copy.deepcopy(model), images, data.batch_size, batches, self.prepare, True)
+        ] * self.bf16
         self.validated = data.val.image.to(device)
         self.seconds.clear()
         self.seconds.update({name: [] for name in ("train", "val", "bare/train", "bare/val")})
@@ -76,6 +81,8 @@ class InTurns(Callback):
         started = time.perf_counter()
         self.seconds["bare/train"].append(self.bare.train())
         self.seconds["bare/val"].append(self.bare.evaluate(self.validated)["seconds"])
+        for loop in self.others:
+            self.seconds.setdefault("bare bf16/train", []).append(loop.train())
         self.started += time.perf_counter() - started
 
 
@@ -92,7 +99,8 @@ class Parts(Callback):
         """Build the bare loop, and listen when the objective begins."""
         self.marks.clear()
         data: Any = trainer.datamodule
-        self.bare = bare.Bare(bare.MLP(), data.train.image, data.batch_size, batches=20)
+        images = data.train.image.to(pl_module.device)
+        self.bare = bare.Bare(bare.MLP().to(pl_module.device), images, data.batch_size, batches=20)
         self.bare.mark = lambda part: self.mark(f"bare {part}")
         objective = pl_module.objective
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torchvision.datasets import CIFAR10
 
@@ -25,6 +26,17 @@ from vae_lab.priors import StandardNormal
 IMAGE = (1, 4, 4)
 LATENT = 3
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class CountingIO(TorchCheckpointIO):
+    """A plugin of a user's: Lightning's way to write a checkpoint, counted."""
+
+    saved = 0
+
+    def save_checkpoint(self, *arguments: object, **options: object) -> None:
+        CountingIO.saved += 1
+        super().save_checkpoint(*arguments, **options)
+
 
 needs_mnist = pytest.mark.skipif(
     not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),

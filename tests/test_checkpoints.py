@@ -41,6 +41,7 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="no space"):
         files.save_checkpoint({"epoch": 2}, path)
     assert checkpoints.read(path) == {"epoch": 1}
+    assert list(path.parent.iterdir()) == [path]
 
 
 class Harm:

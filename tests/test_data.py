@@ -348,3 +348,17 @@ def test_real_mnist_is_whole() -> None:
     assert data.test.label.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     mean = (data.train.image.double().sum() + data.val.image.double().sum()) / 60_000 / 784 / 255
     assert abs(mean.item() - 0.1306604762738429) < 1e-12
+
+
+@pytest.mark.parametrize("binarize", ["none", "static"])
+def test_images_are_fetched_where_they_lie(binarize: str) -> None:
+    data = Digits(binarize=binarize, shape=(1, 8, 8))
+    data.setup()
+    plan = Plan(torch.tensor([3, 1]), seed=0)
+    here, elsewhere = data.train[plan], data.train.to(torch.device("meta"))[plan]
+    assert torch.equal(here.image, data.train.image[[3, 1]])
+    assert (here.binary is None) == (elsewhere.binary is None) == (binarize == "none")
+    for ours, theirs in zip(here[:3], elsewhere[:3], strict=True):
+        if ours is not None:
+            assert theirs.device.type == "meta"
+            assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)

@@ -1,8 +1,10 @@
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from vae_lab import linear
 from vae_lab.linear import Linear
@@ -72,12 +74,29 @@ def test_small_matrices_other_types_and_autocast_are_torchs(calls: list[int], mo
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(x), torchs(x))
     assert ours.double()(x.double()).dtype == torch.float64
+    ours.float()
     monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20 + 1)
-    assert torch.equal(ours.float()(x), torchs(x))
-    assert not calls
+    assert torch.equal(ours(x), torchs(x))
     monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(torch.backends.mkldnn), "enabled", False)
+        assert torch.equal(ours(x), torchs(x))
+    assert not calls
     ours(x)
     assert calls
+
+
+def test_derivatives_forward_are_torchs(calls: list[int]) -> None:
+    ours, torchs = layers()
+    x, direction = torch.randn(2, 5, 30)
+    with forward_ad.dual_level():
+        found = [forward_ad.unpack_dual(layer(forward_ad.make_dual(x, direction))).tangent for layer in (ours, torchs)]
+    assert torch.equal(*found)
+    assert not calls
+
+
+def test_the_file_can_be_read_again() -> None:
+    importlib.reload(linear)
 
 
 def test_transforms_of_functions_go_through(calls: list[int]) -> None:

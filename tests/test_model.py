@@ -32,6 +32,21 @@ def test_what_is_not_looked_at_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) == 2
 
 
+def test_a_look_without_gradients_takes_none_away() -> None:
+    vae, batch = make_vae(), make_batch()
+    draws = []
+    for looks in (False, True):
+        torch.manual_seed(0)
+        draw = vae.draw(batch, samples=3)
+        if looks:
+            with torch.no_grad():
+                _ = draw.log_prior, draw.log_posterior, draw.kl
+        weights = [draw.log_prior.sum(), draw.log_posterior.sum(), draw.kl.sum()]
+        draws.append(torch.autograd.grad(sum(weights), list(vae.encoder.parameters())))
+    for looked, plain in zip(*draws, strict=True):
+        assert torch.equal(looked, plain)
+
+
 def test_draw_scores_its_own_samples(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     draw = vae.draw(batch, samples=2)

@@ -41,12 +41,17 @@ class Files(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write one."""
+        """Write one; what is no file of this machine's, such as s3://…, is left to Lightning."""
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp")
-        torch.save(checkpoint, beside)
-        beside.replace(path)
+        try:
+            torch.save(checkpoint, beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 class Movable(ModelCheckpoint):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 SMALLEST = 2_000_000  # multiplications from which on the gain is more than what a call costs
 
@@ -39,10 +40,11 @@ def product_shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
 
 
 # an operator under a name of its own: torch.compile takes oneDNN's only with weights that never change
-library = torch.library.Library("vae_lab", "DEF")
-library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-library.impl("product", product, "CPU")
-torch.library.register_fake("vae_lab::product", product_shape, lib=library)
+if not hasattr(torch.ops.vae_lab, "product"):  # this file is read again
+    library = torch.library.Library("vae_lab", "FRAGMENT")
+    library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    library.impl("product", product, "CPU")
+    torch.library.register_fake("vae_lab::product", product_shape, lib=library)
 
 
 class Product(torch.autograd.Function):
@@ -52,7 +54,6 @@ class Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x Wᵀ + b."""
         ctx.save_for_backward(x, weight)
-
         return torch.ops.vae_lab.product(x, weight, bias)
 
     @staticmethod
@@ -87,6 +88,8 @@ class Linear(nn.Linear):
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and len(x) * self.weight.numel() >= SMALLEST
-            and not torch.is_autocast_enabled("cpu")
+            and not torch.is_autocast_enabled("cpu")  # in bfloat16 torch's own products are by oneDNN
+            and bool(torch.backends.mkldnn.enabled)
             and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0  # derivatives forward are torch's as well
         )

@@ -55,6 +55,7 @@ class Draw:
     ) -> None:
         self.z, self.q, self.p, self.log_likelihood = z, q, p, log_likelihood
         self._later = {"log_prior": log_prior, "log_posterior": log_posterior, "kl": kl}
+        self._has_gradients = torch.is_grad_enabled()  # as when it was drawn, whoever looks first
 
     @property
     def log_prior(self) -> Tensor | None:
@@ -74,7 +75,8 @@ class Draw:
     def _now(self, name: str) -> Tensor | None:
         value = self._later[name]
         if callable(value):
-            value = self._later[name] = value()
+            with torch.set_grad_enabled(self._has_gradients):
+                value = self._later[name] = value()
         return value
 
 

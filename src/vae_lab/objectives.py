@@ -6,9 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
-from vae_lab.errors import ConfigError
 from vae_lab.model import VAE, Batch, Draw
 
 Terms = dict[str, Tensor]
@@ -74,20 +72,18 @@ class Reconstruction:
 
 
 class Compiled:
-    """An objective whose forward and backward pass are compiled for the size of the first batch.
+    """An objective whose forward and backward pass are compiled, for batches as large as the first that it sees.
 
-    Batches of another size, such as the rest at the end of an epoch, go without: compiling takes longer than they do.
+    Others, such as the rest at the end of an epoch, go without: compiling takes longer than they do.
 
     Args:
         objective: any other.
-
-    Raises:
-        ConfigError: in the first call, where there is nothing to compile with, or the model cannot be compiled.
     """
 
     def __init__(self, objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]]) -> None:
         self.objective = objective
-        # its own generator of random numbers would give others than the objective draws uncompiled
+        torch.compiler.reset()  # of what a process has compiled so far only so much is kept; the rest would go without
+        # the compiler's own generator of random numbers would give others than the objective draws uncompiled
         self.compiled = torch.compile(objective, options={"fallback_random": True})
         self.size = 0
 
@@ -97,10 +93,7 @@ class Compiled:
         self.size = self.size or size
         if size != self.size:
             return self.objective(vae, batch, step)
-        try:
-            return self.compiled(vae, batch, step)
-        except TorchDynamoException as error:
-            raise ConfigError(f"compile=true does not work here: {str(error).strip().splitlines()[0]}") from error
+        return self.compiled(vae, batch, step)
 
 
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:

@@ -74,6 +74,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     """Build, train from the last checkpoint where there is one, test the best, and write down the numbers."""
     import pytorch_lightning as pl
+    import torch
     from pytorch_lightning.utilities import rank_zero_only
 
     from vae_lab import checkpoints, loggers, runs
@@ -102,12 +103,14 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     say = rank_zero_only(log.info)
     settings = OmegaConf.to_container(config, resolve=True)
     kept = environment("WANDB_MODE", os.environ.get("WANDB_MODE"))  # Lightning sets it for the whole process
-    # Lightning sets this, too: every optimizer step would look for NVIDIA's library, a millisecond in twenty without it
-    unasked = environment("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    # Lightning sets this, too: where there is no CUDA, every step of an optimizer would look for NVIDIA's library
+    check = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    unasked = environment(check, os.environ.get(check) if torch.cuda.is_available() else None)
     with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
-        trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
+        with compiling():
+            trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
         if not begun and trainer.global_step == 0:
             say("nothing was trained")
             trainer.save_checkpoint(last)
@@ -148,6 +151,7 @@ def what_is_best(config: DictConfig) -> str | None:
 def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -> "Trainer":
     """Return Lightning's Trainer with our callbacks and loggers, then those that the configuration names."""
     from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.plugins.io import CheckpointIO
 
     from vae_lab import checkpoints, loggers, runs
     from vae_lab.callbacks import NoProfiler
@@ -158,6 +162,9 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
     bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
     more = runs.build(config, "logger").items()
+    plugins = list(runs.build(config.trainer, "plugins")) if config.trainer.get("plugins") else []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(checkpoints.Files())
     return runs.build(
         config,
         "trainer",
@@ -165,8 +172,8 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
         callbacks=[*callbacks, *bars, *runs.build(config, "callbacks").values()],
         logger=[loggers.Curves(path / "metrics.csv"), *lines, *(in_folder(name, each, path) for name, each in more)],
         enable_progress_bar=bar,
-        plugins=[checkpoints.Files()],
-        **({} if config.trainer.profiler else {"profiler": NoProfiler()}),
+        plugins=plugins,
+        **({} if config.trainer.get("profiler") else {"profiler": NoProfiler()}),
     )
 
 
@@ -223,12 +230,28 @@ def recorded(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def compiling() -> Iterator[None]:
+    """Say in one line why something cannot be compiled.
+
+    Raises:
+        ConfigError: where there is no compiler, or something that it does not know.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
+        raise ConfigError(f"compile=true does not work here: {reason}") from error
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Silence what Lightning says on every run and nobody can act on, and put back what it sets for the process."""
     import torch
 
     deterministic = torch.are_deterministic_algorithms_enabled()
-    # the second is the compiler's, about a CUDA that is not used
+    # the last is the compiler's, about a CUDA that is not used
     levels = {
         "pytorch_lightning": logging.WARNING,
         "pytorch_lightning.profilers": logging.INFO,  # somebody asked for it

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from vae_lab.data.batches import Batches, Plan, Stream, generator, seed_device
-from vae_lab.errors import ConfigError
+from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
 from vae_lab.noise import rotate_and_shift
 
@@ -49,7 +49,7 @@ class Images(Dataset[Raw]):
 
     def part(self, indices: Tensor) -> "Images":
         """Return a copy of the images at some indices (M,)."""
-        indices = indices.to(self.image.device, non_blocking=True)
+        indices = indices.to(self.image.device)
         # copies whole images, which indexing by brackets does pixel by pixel
         binary = None if self.binary is None else self.binary.index_select(0, indices)
         return Images(self.image.index_select(0, indices), self.label.index_select(0, indices), binary)
@@ -61,9 +61,7 @@ class Images(Dataset[Raw]):
 
 
 class InMemory:
-    """The batches of images in memory, one after another.
-
-    What torch's DataLoader does for processes takes as long as to fetch a batch.
+    """The batches of images in memory, one after another, without torch's DataLoader, which is made for processes.
 
     Args:
         images: on the device that trains.
@@ -215,7 +213,13 @@ class ImageData(LightningDataModule, ABC):
             }
         sampler = Batches(len(images), self.batch_size, self.seed, shuffle, **where)
         if not self.num_workers:
-            return InMemory(images.to(device), sampler)
+            try:
+                return InMemory(images.to(device), sampler)
+            except torch.OutOfMemoryError as error:
+                raise DataError(
+                    f"data.num_workers=0 keeps the images in the memory of {device}, where there is no room for "
+                    f"{len(images):,}: take data.num_workers=2"
+                ) from error
         return DataLoader(
             images,
             batch_size=None,  # the sampler plans whole batches, and each is one indexing call
@@ -227,8 +231,9 @@ class ImageData(LightningDataModule, ABC):
 
     def transfer_batch_to_device(self, batch: Raw, device: torch.device, dataloader_idx: int) -> Raw:
         """Move a batch to the device: a tenth of what Lightning's search through any structure takes."""
-        image, label = (each.to(device, non_blocking=True) for each in (batch.image, batch.label))
-        binary = None if batch.binary is None else batch.binary.to(device, non_blocking=True)
+        pinned = device.type == "cuda"  # and so need not be waited for
+        image, label = (each.to(device, non_blocking=pinned) for each in (batch.image, batch.label))
+        binary = None if batch.binary is None else batch.binary.to(device, non_blocking=pinned)
         return Raw(image, label, binary, batch.seed)
 
     def on_after_batch_transfer(self, batch: Raw, dataloader_idx: int) -> Batch:
