@@ -153,7 +153,7 @@ def growth(_: Path, pairs: int) -> dict[str, Any]:
                 root, path = f"data.root={folder}/{times}", f"hydra.run.dir={folder}/run-{times}-{len(found)}"
                 found += remembered([MLP, *small, root, path, "trainer.max_epochs=5"])[1:]
         for times, found in turns.items():
-            memory[times], seconds[times] = (min(each) for each in zip(*found, strict=True))  # of the fastest epoch
+            memory[str(times)], seconds[str(times)] = (min(each) for each in zip(*found, strict=True))
         long = remembered([MLP, "data=digits", f"hydra.run.dir={folder}/long", "trainer.max_epochs=200"])
     return {
         "images": images,
@@ -260,7 +260,7 @@ def machine() -> dict[str, Any]:
         processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
     return {
         "processor": processor,
-        "onednn": linear.FASTER,
+        "onednn": linear.FASTER and not torch.cuda.is_available(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

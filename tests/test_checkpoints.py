@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -33,8 +34,8 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     files, path = checkpoints.Files(), tmp_path / "checkpoints" / "last.ckpt"
     files.save_checkpoint({"epoch": 1}, path)
 
-    def fails(content: dict, file: Path) -> None:
-        file.write_bytes(b"half")
+    def fails(content: dict, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", fails)

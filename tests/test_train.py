@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from conftest import CountingIO, needs_mnist, write_images
 from vae_lab import runs
-from vae_lab.data import Batches, Plan
+from vae_lab.data import Batches, Images, Plan
 from vae_lab.errors import ConfigError, DataError, NonFiniteError
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Elbo, Terms
@@ -376,6 +376,12 @@ def test_a_trained_module_can_be_copied(small: Trainer) -> None:
     assert same(copy.deepcopy(run.module).state_dict(), run.module.state_dict())
 
 
+def test_an_objective_with_weights_is_not_compiled(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lab.objectives.Elbo", torch.nn.Identity)
+    with pytest.raises(ConfigError, match=r"^compile=true takes no objective with weights"):
+        small("compile=true")
+
+
 @pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
 @pytest.mark.parametrize(
     ("tolerance", "options"),
@@ -413,6 +419,16 @@ def test_what_cannot_be_compiled_is_said_in_one_line(small: Trainer) -> None:
         pytest.raises(ConfigError, match=r"^compile=true does not work here: .*No working C\+\+ compiler"),
     ):
         small("compile=true", "latent_dim=3")
+
+
+def test_images_that_have_no_room_on_the_device_are_said_so(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(images: Images, device: torch.device) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Images, "to", fails)
+    with pytest.raises(DataError, match=r"take data\.num_workers=2"):
+        small()
+    small("data.num_workers=2")
 
 
 def test_a_plugin_that_is_asked_for_is_taken(small: Trainer) -> None:

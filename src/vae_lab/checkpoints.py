@@ -42,13 +42,14 @@ class Files(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write one; what is no file of this machine's, such as s3://…, is left to Lightning."""
-        if "://" in str(path):
+        if "://" in str(path) or storage_options is not None:
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".tmp")
         try:
-            torch.save(checkpoint, beside)
+            with beside.open("wb") as file:  # which says by an OSError that the disk is full
+                torch.save(checkpoint, file)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)

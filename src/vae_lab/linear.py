@@ -17,7 +17,10 @@ SMALLEST = 2_000_000  # multiplications from which on the gain is more than what
 
 def is_faster() -> bool:
     """Tell whether oneDNN is there and the processor has AVX-512 that MKL leaves unused."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    private = (torch.ops.mkldnn, "_linear_pointwise"), (torch._C, "_are_functorch_transforms_active")
+    if not all(hasattr(*name) for name in (*private, (forward_ad, "_current_level"))):  # another version of torch
+        return False
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
         with Path("/proc/cpuinfo").open() as file:

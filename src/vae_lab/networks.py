@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from vae_lab.linear import Linear
@@ -136,6 +137,7 @@ class ConvEncoder(nn.Sequential):
         super().__init__(*layers)
         initialise(self, init)
         self.append((linear or partial(MLP, hidden=(), init=init))((channels[-1], *sizes[-1]), out_shape))
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
 class ConvDecoder(nn.Sequential):
@@ -210,6 +212,7 @@ class ConvDecoder(nn.Sequential):
         self.insert(
             0, (linear or partial(MLP, hidden=(), activate_output=True, init=init))(in_shape, (channels[0], *sizes[-1]))
         )
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
 def padding(kernel: int, stride: int) -> int:

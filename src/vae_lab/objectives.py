@@ -81,19 +81,18 @@ class Compiled:
     """
 
     def __init__(self, objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]]) -> None:
-        self.objective = objective
-        torch.compiler.reset()  # of what a process has compiled so far only so much is kept; the rest would go without
-        # the compiler's own generator of random numbers would give others than the objective draws uncompiled
-        self.compiled = torch.compile(objective, options={"fallback_random": True})
-        self.size = 0
+        self.objective = self.compiled = objective
+        self.size = 0  # of the batches that it is compiled for
 
     def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         """Return what the objective does."""
         size = len(batch.target)
-        self.size = self.size or size
-        if size != self.size:
-            return self.objective(vae, batch, step)
-        return self.compiled(vae, batch, step)
+        if not self.size:
+            self.size = size
+            torch.compiler.reset()  # a process keeps so much of what it has compiled, and what is more goes without
+            # the compiler's own generator of random numbers would give others than the objective draws uncompiled
+            self.compiled = torch.compile(self.objective, options={"fallback_random": True})
+        return (self.compiled if size == self.size else self.objective)(vae, batch, step)
 
 
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:

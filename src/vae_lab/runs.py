@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from yaml import YAMLError
 
@@ -189,6 +190,8 @@ def build_module(config: DictConfig) -> VAEModule:
     with blame("decoder"):
         decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
     objective = build(config, "objective")
+    if config.compile and isinstance(objective, nn.Module):
+        raise ConfigError(f"compile=true takes no objective with weights of its own, as {type(objective).__name__} has")
     module = VAEModule(
         VAE(encoder, decoder, prior),
         Compiled(objective) if config.compile else objective,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -109,7 +109,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
-        with compiling():
+        with compiling() if config.compile else nullcontext():
             trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
         if not begun and trainer.global_step == 0:
             say("nothing was trained")
@@ -162,7 +162,8 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
     bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
     more = runs.build(config, "logger").items()
-    plugins = list(runs.build(config.trainer, "plugins")) if config.trainer.get("plugins") else []
+    plugins = runs.build(config.trainer, "plugins") if config.trainer.get("plugins") else []
+    plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(checkpoints.Files())
     return runs.build(
