@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 from math import prod
 
@@ -293,3 +294,15 @@ def test_networks_of_the_references_have_their_layers(options: tuple[str, ...]) 
     conditional = getattr(runs.build_module(config).vae, options[0].partition("=")[0])
     assert described(conditional.network, torch.zeros(2, *conditional.in_shape)) == layers
     assert sum(weight.numel() for weight in conditional.network.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("network", "shapes"), [(ConvEncoder, [(3, 16, 16), (6,)]), (ConvDecoder, [(6,), (3, 16, 16)])]
+)
+def test_channels_lie_side_by_side_and_change_nothing(network: type[nn.Module], shapes: list[tuple[int, ...]]) -> None:
+    ours = network(*shapes, channels=[8, 16])
+    layers = [layer for layer in ours.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+    assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in layers)
+    plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+    x = torch.randn(4, *shapes[0])
+    torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)
