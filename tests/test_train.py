@@ -428,7 +428,7 @@ def test_images_that_have_no_room_on_the_device_are_said_so(small: Trainer, monk
     monkeypatch.setattr(Images, "to", fails)
     with pytest.raises(DataError, match=r"take data\.num_workers=2"):
         small()
-    small("data.num_workers=2")
+    small("data.num_workers=2", name="other")
 
 
 def test_a_plugin_that_is_asked_for_is_taken(small: Trainer) -> None:
