@@ -37,7 +37,7 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 class Files(TorchCheckpointIO):
     """Writes a checkpoint to the disk at once, and gives it its name when it is whole.
 
-    Lightning's own makes it in memory and copies that twice: a twentieth of an epoch of a small model.
+    Lightning's own makes it in memory and copies that, which takes two to four times as long.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
