@@ -216,7 +216,8 @@ MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers}  #
 def trained(overrides: list[str], root: Path) -> Any:
     """Train on MNIST in a directory that is not kept, and return the run."""
     with tempfile.TemporaryDirectory() as folder:
-        return train([*overrides, "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"])
+        quick = ["callbacks=none", "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"]
+        return train([*quick, *overrides])
 
 
 def until_printed(command: list[str]) -> float:

@@ -4,6 +4,7 @@ from typing import BinaryIO
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule
 from torch import nn
 
 from vae_lab import checkpoints, runs
@@ -63,16 +64,21 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, save: callable, monkeyp
 
 
 def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": nn.Linear(3, 4).state_dict()}, tmp_path / "last.ckpt")
-    checkpoints.restore(nn.Linear(3, 4), tmp_path / "last.ckpt")
+    class Model(LightningModule):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, size)
+
+    torch.save({"state_dict": Model(4).state_dict()}, tmp_path / "last.ckpt")
+    checkpoints.restore(Model(4), tmp_path / "last.ckpt")
     with pytest.raises(DataError, match="another model"):
-        checkpoints.restore(nn.Linear(3, 5), tmp_path / "last.ckpt")
+        checkpoints.restore(Model(5), tmp_path / "last.ckpt")
 
 
 @pytest.fixture
 def short(tmp_path: Path) -> list[str]:
     """What makes a training short, in a folder of its own."""
-    small = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]"]
+    small = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]", "callbacks=none"]
     return [*small, f"hydra.run.dir={tmp_path / 'run'}"]
 
 

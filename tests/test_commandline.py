@@ -15,7 +15,7 @@ from conftest import ROOT
 from vae_lab.commandline import job_dir, run_dir
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
-SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2")
+SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2", "callbacks=none")
 
 
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])

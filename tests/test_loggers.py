@@ -61,7 +61,8 @@ def test_numbers_that_no_density_is_behind_are_printed_as_such(caplog: pytest.Lo
     assert caplog.messages == ["epoch 1/5  val/elbo_unnormalised -1.5  val/kl 2"]
 
 
-SHORT = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]", "trainer.max_epochs=2"]
+SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]"]
+SHORT = [*SMALL, "trainer.max_epochs=2", "callbacks=none"]
 
 
 def test_tensorboard_gets_the_curves_and_the_test(tmp_path: Path) -> None:

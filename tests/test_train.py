@@ -24,7 +24,8 @@ from vae_lab.objectives import Elbo, Terms
 from vae_lab.runs import Run
 from vae_lab.train import train
 
-SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2"]
+SIZE = ["latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]"]
+SMALL = ["data=digits", *SIZE, "trainer.max_epochs=2", "callbacks=none"]
 Trainer = Callable[..., Run]
 
 
@@ -465,7 +466,7 @@ def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
 @needs_mnist
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
 def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
-    short = ["trainer.limit_train_batches=30", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    short = ["trainer.limit_train_batches=30", "trainer.max_epochs=2", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"]
     run = train([f"model={model}", "data=mnist", "latent_dim=2", *short])
     before, after = (float(row["train/loss"]) for row in curves(run))
     assert after < before

@@ -6,10 +6,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import DataError
+from vae_lab.files import whole
 
 
 def writers(folder: Path, monitor: str | None, every: int | None = None) -> list[ModelCheckpoint]:
@@ -43,16 +45,12 @@ class Files(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write one; what is no file of this machine's, such as s3://…, is left to Lightning."""
         if "://" in str(path) or storage_options is not None:
-            return super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        try:
-            with beside.open("wb") as file:  # which says by an OSError that the disk is full
-                torch.save(checkpoint, file)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole(path) as beside, beside.open("wb") as file:  # which says by an OSError that the disk is full
+            torch.save(checkpoint, file)
 
 
 class Movable(ModelCheckpoint):
@@ -112,7 +110,7 @@ def find(folder: Path, name: str = "best") -> Path:
     raise DataError(f"{folder} holds no checkpoint {name}.ckpt")
 
 
-def restore(module: torch.nn.Module, path: Path) -> dict[str, Any]:
+def restore(module: LightningModule, path: Path) -> dict[str, Any]:
     """Load a checkpoint's weights into a module, on its device and in their precision; returns the whole checkpoint.
 
     Raises:
@@ -126,6 +124,7 @@ def restore(module: torch.nn.Module, path: Path) -> dict[str, Any]:
                 module.to(weight.dtype)
                 break
         module.load_state_dict(weights)
+        module.on_load_checkpoint(checkpoint)
         return checkpoint
     except (RuntimeError, KeyError) as error:
         raise DataError(f"checkpoint {path} is of another model: {str(error).splitlines()[-1].strip()}") from error

@@ -4,11 +4,13 @@ Nothing heavy is imported here, so that `--help`, `--cfg job` and tab completion
 """
 
 import hashlib
+import logging
 import os
 import re
 import secrets
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -25,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from vae_lab.config import Config
+from vae_lab.config import Config, Evaluate, Generate
 from vae_lab.errors import ConfigError, DataError, VaeLabError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -51,7 +53,18 @@ def job_dir(overrides: str) -> str:
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
-ConfigStore.instance().store("schema", Config)
+
+
+def store_types() -> None:
+    """Give Hydra the types of the roots of the three command lines."""
+    ConfigStore.instance().store("schema", Config)
+    for name, root in {"evaluate_schema": Evaluate, "generate_schema": Generate}.items():
+        node = OmegaConf.structured(root)
+        node.data._set_flag("struct", False)  # data.root=… changes the run's own data, whose keys are known later
+        ConfigStore.instance().store(name, node)
+
+
+store_types()
 
 
 def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -187,3 +200,55 @@ def write_traceback(path: Path, error: Exception) -> None:
     """Add an error's traceback to a log."""
     with path.open("a") as file:
         traceback.print_exception(error, file=file)
+
+
+def relative(path: Path) -> Path:
+    """Return a path as seen from the working directory, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def table(results: dict[str, float]) -> str:
+    """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
+    if not results:
+        return "nothing was evaluated"
+    stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
+    width = max(len(name) for name in names) + 2
+    rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]
+    rows += [f"{name:{width}}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
+    return "\n".join(rows)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Lightning says on every run and nobody can act on, and put back what it sets for the process."""
+    import torch
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    # the last is the compiler's, about a CUDA that is not used
+    levels = {
+        "pytorch_lightning": logging.WARNING,
+        "pytorch_lightning.profilers": logging.INFO,  # somebody asked for it
+        "torch.utils.cpp_extension": logging.ERROR,
+    }
+    before = {name: logging.getLogger(name).level for name in levels}
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    with warnings.catch_warnings():
+        for said in (
+            "does not have many workers",
+            "smaller than the logging interval",
+            "treespec",
+            "is not empty",
+            "sync_dist",
+            "across ranks is zero",
+            "could not find the monitored key",
+            "Be aware that when using",
+        ):
+            warnings.filterwarnings("ignore", f".*{said}")
+        try:
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+            torch.use_deterministic_algorithms(deterministic)

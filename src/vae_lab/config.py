@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -36,6 +36,38 @@ class Config:
     trainer: dict[str, Any] = MISSING
     callbacks: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+
+
+@dataclass
+class Finished:
+    """Types of the values that the commands on a finished run share."""
+
+    run: str = MISSING
+    checkpoint: str = "best"
+    device: str = "auto"
+    out: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluate(Finished):
+    """Types of the root's own values of `evaluate`."""
+
+    seed: int | None = None
+
+
+@dataclass
+class Generate(Finished):
+    """Types of the root's own values of `generate`."""
+
+    figure: Any = None
+    labels: list[Any] | None = None
+    n: int | None = None
+    scale: int | None = None
+    seed: int = 0
+    format: str | None = None
+    animate: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Rule(NamedTuple):
@@ -172,22 +204,40 @@ RULES: dict[str, Rule] = {
 }
 
 
-def check(config: DictConfig) -> None:
-    """Check every value that has a rule, then how the parts go together, before any data is read.
+# The same for `generate`; what a figure alone can know, it checks itself.
+GENERATE_RULES: dict[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),
+    "n": or_null(AT_LEAST_1),
+    "scale": or_null(AT_LEAST_1),
+    "format": one_of(None, "npz", "png"),
+}
+
+
+def check_values(config: DictConfig, rules: dict[str, Rule]) -> None:
+    """Check that every value is there, and that every one that has a rule follows it.
 
     Raises:
-        ConfigError: for the first that cannot work; one line with the key, the value and what is allowed.
+        ConfigError: for the first that does not; one line with the key, the value and what is allowed.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
-    for key, rule in RULES.items():
+    for key, rule in rules.items():
         group, _, name = key.rpartition(".")
         owner = OmegaConf.select(config, group) if group else config
         if not OmegaConf.is_dict(owner) or name not in owner or is_foreign(config, group):
             continue
         if not rule.holds(owner.get(name)):
             raise ConfigError(f"{key}={owner.get(name)} must be {rule.words}")
+
+
+def check(config: DictConfig) -> None:
+    """Check every value that has a rule, then how the parts go together, before any data is read.
+
+    Raises:
+        ConfigError: for the first that cannot work; one line with the key, the value and what is allowed.
+    """
+    check_values(config, RULES)
     for group in ("data", "noise", "encoder", "decoder", "posterior", "likelihood", "prior", "objective", "optimizer"):
         part(config, group)
     check_training(config)

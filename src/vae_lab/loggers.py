@@ -1,4 +1,4 @@
-"""Loggers: where the one row of numbers goes that the module gives for each epoch."""
+"""Loggers: where the one row of numbers goes that the module gives for each epoch, and who is shown the figures."""
 
 import csv
 import logging
@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from vae_lab.errors import ConfigError, DataError
+from vae_lab.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +53,10 @@ class Curves(_Plain):
             return
         rows: list[dict[str, Any]] = [row for row in read_curves(self.path) if int(row["epoch"]) < metrics["epoch"]]
         rows.append({"epoch": metrics["epoch"], "step": step, **metrics})
-        beside = self.path.with_suffix(".tmp")
-        with beside.open("w", newline="") as file:
+        with whole(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
             writer.writeheader()
             writer.writerows(rows)
-        beside.replace(self.path)
 
 
 class Lines(_Plain):
@@ -136,3 +137,20 @@ def read_curves(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
+    """Give a PNG to every logger that takes images: those with a `log_image`, as wandb's has, and TensorBoard's.
+
+    Args:
+        loggers: some of a training's.
+        name: under which it appears, such as figures/samples.
+        file: of the image.
+        step: the training's optimizer steps so far.
+    """
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[str(file)], step=step)
+        elif hasattr(logger, "experiment") and hasattr(logger.experiment, "add_image"):
+            with Image.open(file) as image:
+                logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")

@@ -1,6 +1,7 @@
-"""Metrics: sums over images that stay on the device, divided by counts when they are read."""
+"""Metrics: sums over images that stay on the device, divided by counts when they are read; means of each class."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,29 +13,30 @@ class Sums:
     Every `add` has the same terms; one read costs one transfer from the device.
 
     >>> sums = Sums()
-    >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0])})
-    >>> _ = sums.add({"kl": torch.tensor([6.0])})
+    >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0]), "kl_per_dimension": torch.tensor([[1.0, 0.0], [0.0, 2.0]])})
+    >>> _ = sums.add({"kl": torch.tensor([6.0]), "kl_per_dimension": torch.tensor([[5.0, 1.0]])})
     >>> sums.means()
-    {'kl': 3.0}
+    {'kl': 3.0, 'kl_per_dimension': [2.0, 1.0]}
     """
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None  # (terms,)
+        self.widths: dict[str, int] = {}  # of each term, 0 for a number an image
+        self.sums: Tensor | None = None  # (numbers,)
         self.count = 0
 
     def add(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add terms of shape (B,) each, and return them without their gradients."""
-        values = torch.stack(list(terms.values())).detach()  # (terms, B)
+        """Add terms of shape (B,) or (B, D) each, and return them without their gradients."""
+        widths = {name: term.shape[1] if term.dim() > 1 else 0 for name, term in terms.items()}
+        assert self.sums is None or self.widths == widths, "the same terms in every step"
+        values = torch.cat([term if term.dim() > 1 else term.unsqueeze(1) for term in terms.values()], 1).detach()
         precise = torch.float32 if values.device.type == "mps" else torch.float64
-        total = values.sum(1, dtype=precise)
-        assert self.sums is None or self.names == tuple(terms), "the same terms in every step"
-        self.names = tuple(terms)
+        total = values.sum(0, dtype=precise)  # (numbers,)
+        self.widths = widths
         self.sums = total if self.sums is None else self.sums + total
-        self.count += values.shape[1]
-        return dict(zip(self.names, values, strict=True))
+        self.count += len(values)
+        return {name: term.detach() for name, term in terms.items()}
 
-    def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float]:
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float | list[float]]:
         """Return the mean of each term over all images, and start anew; empty when nothing was added.
 
         Args:
@@ -43,10 +45,31 @@ class Sums:
         if self.sums is None:
             return {}
         *sums, count = reduce(torch.cat([self.sums, self.sums.new_tensor([self.count])])).tolist()
-        names, self.names, self.sums, self.count = self.names, (), None, 0
-        return {name: total / count for name, total in zip(names, sums, strict=True)}
+        widths, self.widths, self.sums, self.count = self.widths, {}, None, 0
+        numbers = iter([total / count for total in sums])
+        return {
+            name: [next(numbers) for _ in range(width)] if width else next(numbers) for name, width in widths.items()
+        }
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:
     """Return the squared error of each image (B,), averaged over channels and pixels, from (B, C, H, W) each."""
     return (mean - target).square().flatten(1).mean(1)
+
+
+class ClassMeans(NamedTuple):
+    """The mean of a term over the images of each class (C,), NaN where a class has none, and their numbers (C,)."""
+
+    mean: Tensor
+    images: Tensor
+
+
+def class_means(term: Tensor, label: Tensor, classes: int) -> ClassMeans:
+    """Return the mean over each class of a term per image (N,), in float64, whatever the order of the images.
+
+    >>> class_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
+    ClassMeans(mean=tensor([2., nan, 5.], dtype=torch.float64), images=tensor([2, 0, 1]))
+    """
+    images = torch.bincount(label, minlength=classes)
+    sums = torch.bincount(label, weights=term.double(), minlength=classes)
+    return ClassMeans(sums / images, images)

@@ -50,6 +50,8 @@ class VAEModule(LightningModule):
         self.evaluation = Sums()  # of a validation or a test
         self.terms: Terms = {}  # of the step in progress, to tell which one is not finite
         self.numbers: dict[str, float] = {}  # since the last row: train/loss, val/elbo, …
+        self.vectors: dict[str, list[float]] = {}  # the same of what has a value for each latent: val/kl_per_dimension
+        self.epoch = 0  # how many the weights have seen
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes which hook it is in, forty times a step, and torch looks at each note whether it is a module
@@ -75,6 +77,10 @@ class VAEModule(LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Do nothing: `on_train_epoch_end` does it, which has the epoch's numbers and comes before the checkpoint."""
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the vectors of the epoch before: callbacks have had their look."""
+        self.vectors = {}
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         loss, terms = self.objective(self.vae, batch, self.global_step)
@@ -90,7 +96,7 @@ class VAEModule(LightningModule):
             NonFiniteError: names the step and the terms.
         """
         if not isfinite(loss.item()):
-            wrong = [name for name, term in self.terms.items() if not torch.isfinite(term).all()]
+            wrong = [name for name, term in self.terms.items() if term.dim() == 1 and not torch.isfinite(term).all()]
             raise NonFiniteError(
                 f"{', '.join(wrong)} not finite at step {self.global_step} (epoch {self.current_epoch + 1}): "
                 "stopped before the weights changed; try a smaller optimizer.lr or trainer.gradient_clip_val"
@@ -99,6 +105,7 @@ class VAEModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch, as one row with what its validation gave, and step the scheduler."""
         self._log("train", self.sums)
+        self.epoch = self.current_epoch + 1
         if self.scheduler is not None:
             self._step(self.lr_schedulers())
         for logger in self.loggers:
@@ -122,7 +129,10 @@ class VAEModule(LightningModule):
         self._log("test", self.evaluation)
 
     def evaluate(self, batch: Batch) -> Terms:
-        """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL."""
+        """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL.
+
+        `kl_per_dimension` (B, D) is there as well where the KL has a closed form.
+        """
         draw = self.vae.draw(batch)
         reconstruction = self.vae.reconstruct(draw.q)
         return {**self.labelled(elbo_terms(draw)), "mse": squared_error(reconstruction.mean, batch.target)}
@@ -131,7 +141,11 @@ class VAEModule(LightningModule):
         """Return terms under the names that they are reported by."""
         if self.normalised:
             return terms
-        return {name if name == "kl" else name + UNNORMALISED: term for name, term in terms.items()}
+        return {name if name.startswith("kl") else name + UNNORMALISED: term for name, term in terms.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over how many epochs the weights of a checkpoint have seen."""
+        self.epoch = checkpoint["epoch"] + 1 if checkpoint["global_step"] else 0
 
     def _step(self, scheduler: Any) -> None:
         self.numbers["train/lr"] = scheduler.optimizer.param_groups[0]["lr"]  # of the epoch that has ended
@@ -150,10 +164,11 @@ class VAEModule(LightningModule):
         means = sums.means(lambda total: self.trainer.strategy.reduce(total, reduce_op="sum"))
         if self.trainer.sanity_checking:
             return
-        wrong = [name for name, mean in means.items() if not isfinite(mean)]
+        numbers = {f"{stage}/{name}": mean for name, mean in means.items() if not isinstance(mean, list)}
+        wrong = [name.partition("/")[2] for name, mean in numbers.items() if not isfinite(mean)]
         if wrong:
             raise NonFiniteError(f"{stage}/{', '.join(wrong)} not finite after step {self.global_step}")
-        numbers = {f"{stage}/{name}": mean for name, mean in means.items()}
         self.numbers |= numbers
+        self.vectors |= {f"{stage}/{name}": mean for name, mean in means.items() if isinstance(mean, list)}
         # for callbacks and the bar; the loggers get the row of an epoch as a whole
         self.log_dict(numbers, logger=False, prog_bar=stage == "val")

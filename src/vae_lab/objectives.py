@@ -98,7 +98,8 @@ class Compiled:
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     """Return `elbo`, `log_likelihood` and `kl` of each image (B,) at β = 1, in nats, averaged over the samples.
 
-    For a point posterior only `log_likelihood` is there: it has no KL, and so no bound.
+    For a point posterior only `log_likelihood` is there: it has no KL, and so no bound. Where the KL has a closed form
+    for each latent, and is taken, `kl_per_dimension` (B, D) is there, too.
 
     Args:
         draw: one pass of the model.
@@ -107,11 +108,11 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     log_likelihood = mean_of_samples(draw.log_likelihood)
     if analytic and draw.kl is not None:
         kl = draw.kl.sum(-1)
-    elif draw.log_posterior is not None and draw.log_prior is not None:
+        return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_per_dimension": draw.kl}
+    if draw.log_posterior is not None and draw.log_prior is not None:
         kl = mean_of_samples(draw.log_posterior - draw.log_prior)
-    else:
-        return {"log_likelihood": log_likelihood}
-    return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+        return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}
+    return {"log_likelihood": log_likelihood}
 
 
 def mean_of_samples(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A run's directory: create it, find out what it holds, and make objects of its configuration."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from vae_lab import checkpoints
 from vae_lab.config import Config, binarization, check, part
 from vae_lab.data import Downloaded, ImageData
 from vae_lab.errors import ConfigError, DataError
+from vae_lab.files import whole
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 from vae_lab.objectives import Compiled
@@ -64,10 +65,8 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
 @rank_zero_only
 def finish(path: Path, metrics: dict[str, Any]) -> None:
     """Write the final numbers, which also say that the run has ended."""
-    with writable(path):
-        beside = path / "metrics.tmp"
+    with writable(path), whole(path / "metrics.json") as beside:
         beside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-        beside.replace(path / "metrics.json")
 
 
 def is_new(path: Path) -> bool:
@@ -75,24 +74,57 @@ def is_new(path: Path) -> bool:
     return not (path / "config.yaml").exists()
 
 
-def load(path: str | Path, checkpoint: str = "best", device: str = "cpu") -> Run:
+def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: Mapping[str, Any] | None = None) -> Run:
     """Return a run from its directory, wherever that was moved, with the weights on a device.
 
     Args:
         path: the run's directory.
         checkpoint: `best` (which is `last` where nothing was validated), `last`, or one that was kept by
             `checkpoint_every`, such as `epoch-0010`.
-        device: such as `cpu` or `cuda`.
+        device: such as `cpu` or `cuda`; `auto` is a GPU where there is one.
+        data: what is to differ in the run's data, such as `{"root": …}`, or other data as a whole.
 
     Raises:
         DataError: where the directory is no run, or its checkpoint is missing or damaged.
+        ConfigError: where there is no such device, or the data do not fit the model.
     """
     path = Path(path)
-    config = stored_config(path)
+    config = with_data(stored_config(path), data or {})
     check(config)
-    module = build_module(config).to(device).eval()
+    module = build_module(config).to(find_device(device)).eval()
     checkpoints.restore(module, checkpoints.find(path / "checkpoints", checkpoint))
     return Run(path, config, module, build_data(config), stored_metrics(path))
+
+
+def with_data(config: DictConfig, data: Mapping[str, Any]) -> DictConfig:
+    """Return a run's configuration with other data of the same shape, or some of its data's values changed.
+
+    Raises:
+        ConfigError: for another shape, or a key that the data do not have.
+    """
+    unknown = sorted(set(data) - set(config.data))
+    if "_target_" not in data and unknown:
+        raise ConfigError(f"data.{unknown[0]} is no key of the run's data: there are {', '.join(sorted(config.data))}")
+    changed = data if "_target_" in data else {**config.data, **data}
+    if list(changed.get("shape", ())) != list(config.data.shape):
+        raise ConfigError(
+            f"data.shape={list(changed.get('shape', ()))} must be {list(config.data.shape)}, as the run's images are"
+        )
+    return DictConfig({**config, "data": changed})
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device by its name; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: where there is none of that name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device={name} is not there: take auto or cpu") from error
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -224,6 +256,23 @@ def build(config: DictConfig, group: str, **more: Any) -> Any:
     """
     with blame(group):
         return instantiate(config[group], **more, _convert_="all")
+
+
+def build_each(config: DictConfig, group: str) -> dict[str, Any]:
+    """Return the objects that a group describes by name, without those that are null.
+
+    Raises:
+        ConfigError: where there is no class, or it refuses a value.
+    """
+    built = {}
+    for name, described in config[group].items():
+        if described is None:
+            continue
+        if not OmegaConf.is_dict(described) or "_target_" not in described:
+            raise ConfigError(f"{group}.{name} has no _target_: choose it by {group}=[default,{name}]")
+        with blame(f"{group}.{name}"):  # one by one: Hydra would make a plain dictionary of a dataclass in another
+            built[name] = instantiate(described, _convert_="all")
+    return built
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Train one model: `python -m vae_lab.train model=bernoulli_mlp latent_dim=2`."""
 
+import gc
 import logging
 import os
 import platform
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import __version__
-from vae_lab.commandline import compose, environment, in_a_job, launch, write_traceback
+from vae_lab.commandline import compose, environment, in_a_job, launch, quiet, relative, table, write_traceback
 from vae_lab.config import check, has_density, is_normalised, validates
 from vae_lab.errors import ConfigError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # heavy, and not for --help
     from pytorch_lightning import Callback, Trainer
 
     from vae_lab.runs import Run
+    from vae_lab.view import View
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,15 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
     from vae_lab import checkpoints, loggers, runs
     from vae_lab.callbacks import Clock
+    from vae_lab.view import View
 
     # everything that can be refused is built before data are read, and data are read before anything is written
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module, data = runs.build_module(config), runs.build_data(config)
     clock, monitor = Clock(), what_is_best(config)
     writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
-    trainer = build_trainer(config, path, [clock, *writers])
+    figures, left_out = drawings(runs.build_each(config, "callbacks"), View(module.vae, data, epoch=0))
+    trainer = build_trainer(config, path, [*figures, clock, *writers])  # the clock starts when figures are drawn
     if trainer.world_size > 1 and not in_a_job():
         raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
     last = path / "checkpoints" / "last.ckpt"
@@ -106,9 +109,11 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     # Lightning sets this, too: where there is no CUDA, every step of an optimizer would look for NVIDIA's library
     check = "PYTORCH_NVML_BASED_CUDA_CHECK"
     unasked = environment(check, os.environ.get(check) if torch.cuda.is_available() else None)
-    with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
+    with recorded(path), kept, unasked, settled(), loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
+        if left_out:
+            rank_zero_only(log.warning)(f"figures left out: {left_out}")
         with compiling() if config.compile else nullcontext():
             trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
         if not begun and trainer.global_step == 0:
@@ -149,7 +154,7 @@ def what_is_best(config: DictConfig) -> str | None:
 
 
 def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -> "Trainer":
-    """Return Lightning's Trainer with our callbacks and loggers, then those that the configuration names."""
+    """Return Lightning's Trainer with some callbacks, our loggers, and those that the configuration names."""
     from pytorch_lightning.callbacks import TQDMProgressBar
     from pytorch_lightning.plugins.io import CheckpointIO
 
@@ -166,16 +171,40 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(checkpoints.Files())
-    return runs.build(
-        config,
-        "trainer",
-        default_root_dir=str(path),
-        callbacks=[*callbacks, *bars, *runs.build(config, "callbacks").values()],
-        logger=[loggers.Curves(path / "metrics.csv"), *lines, *(in_folder(name, each, path) for name, each in more)],
-        enable_progress_bar=bar,
-        plugins=plugins,
-        **({} if config.trainer.get("profiler") else {"profiler": NoProfiler()}),
-    )
+    trainer = runs.build(config, "trainer", _partial_=True)  # Hydra would make dictionaries of dataclasses
+    with runs.blame("trainer"):
+        return trainer(
+            default_root_dir=str(path),
+            callbacks=[*callbacks, *bars],
+            logger=[
+                loggers.Curves(path / "metrics.csv"),
+                *lines,
+                *(in_folder(name, each, path) for name, each in more),
+            ],
+            enable_progress_bar=bar,
+            plugins=plugins,
+            **({} if config.trainer.get("profiler") else {"profiler": NoProfiler()}),
+        )
+
+
+def drawings(callbacks: dict[str, "Callback"], view: "View") -> tuple[list["Callback"], str]:
+    """Return the callbacks that fit a model, and what is left out of those that need not, with the reason.
+
+    Raises:
+        ConfigError: for a figure that was asked for and does not fit.
+    """
+    from vae_lab.callbacks import Drawing
+
+    kept, left_out = [], []
+    for name, callback in callbacks.items():
+        reason = callback.refuses(view) if isinstance(callback, Drawing) else None
+        if reason is None or not isinstance(callback, Drawing):
+            kept.append(callback)
+        elif not callback.optional:
+            raise ConfigError(f"callbacks.{name} {reason}")
+        elif not callback.quiet:
+            left_out.append(f"{name} ({reason})")
+    return kept, ", ".join(left_out)
 
 
 def in_folder(name: str, logger: Any, path: Path) -> Any:
@@ -186,23 +215,6 @@ def in_folder(name: str, logger: Any, path: Path) -> Any:
         return logger
     with runs.blame(f"logger.{name}"):
         return logger(save_dir=str(path))
-
-
-def table(results: dict[str, float]) -> str:
-    """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
-    if not results:
-        return "nothing was evaluated"
-    stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
-    width = max(len(name) for name in names) + 2
-    rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]
-    rows += [f"{name:{width}}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
-    return "\n".join(rows)
-
-
-def relative(path: Path) -> Path:
-    """Return a path as seen from the working directory, where it lies below that."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 @contextmanager
@@ -231,6 +243,19 @@ def recorded(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def settled() -> Iterator[None]:
+    """Let the search for garbage pass over what is there already.
+
+    Figures leave some, and each search would go through all that was ever imported, a fifth of a second.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def compiling() -> Iterator[None]:
     """Say in one line why something cannot be compiled.
 
@@ -244,41 +269,6 @@ def compiling() -> Iterator[None]:
     except TorchDynamoException as error:
         reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
         raise ConfigError(f"compile=true does not work here: {reason}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what Lightning says on every run and nobody can act on, and put back what it sets for the process."""
-    import torch
-
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    # the last is the compiler's, about a CUDA that is not used
-    levels = {
-        "pytorch_lightning": logging.WARNING,
-        "pytorch_lightning.profilers": logging.INFO,  # somebody asked for it
-        "torch.utils.cpp_extension": logging.ERROR,
-    }
-    before = {name: logging.getLogger(name).level for name in levels}
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    with warnings.catch_warnings():
-        for said in (
-            "does not have many workers",
-            "smaller than the logging interval",
-            "treespec",
-            "is not empty",
-            "sync_dist",
-            "across ranks is zero",
-            "could not find the monitored key",
-            "Be aware that when using",
-        ):
-            warnings.filterwarnings("ignore", f".*{said}")
-        try:
-            yield
-        finally:
-            for name, level in before.items():
-                logging.getLogger(name).setLevel(level)
-            torch.use_deterministic_algorithms(deterministic)
 
 
 def provenance() -> dict[str, Any]:

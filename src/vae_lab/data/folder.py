@@ -96,7 +96,7 @@ class Folder(ImageData):
             raise DataError(f"{self.root / 'train'} holds one class, {names[0]}: set data.classes=1 if it is meant so")
         if self.classes not in (None, len(names)):
             raise DataError(f"{self.root / 'train'} holds {len(names)} classes, and data.classes={self.classes}")
-        self.classes = len(names)
+        self.classes, self.names = len(names), names
         has_test = (self.root / "test").is_dir()
         split = self.root / ("test" if has_test and not train else "train")
         files, labels = [], []

@@ -138,9 +138,18 @@ class ImageData(LightningDataModule, ABC):
         self.shift = shift
         self.num_workers = num_workers
         self.seed = seed
+        self.names: Sequence[str] | None = None  # of the classes, where they have any; known once the images are read
         self.train: Images | None = None
         self.val: Images | None = None
         self.test: Images | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their numbers, and these where they have none; empty where unknown."""
+        count = self.classes
+        if self.names is None and count is None and self.test is not None:
+            count = int(self.test.label.max()) + 1
+        return list(self.names) if self.names is not None else [str(number) for number in range(count or 0)]
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -99,6 +99,7 @@ class CIFAR10(Downloaded):
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, 3, 32, 32) and labels (N,)."""
         images = self.opened(train)
+        self.names = images.classes
         return torch.from_numpy(images.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(images.targets)
 
 

@@ -1,4 +1,4 @@
-"""Callbacks of a training: a few lines each. And what takes a profiler's place where nobody asked for one."""
+"""The time that training takes, and what takes a profiler's place where nobody asked for one."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext

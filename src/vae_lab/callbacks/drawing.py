@@ -1,0 +1,130 @@
+"""When a figure is drawn in a training, and where it goes."""
+
+import logging
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar, cast
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from vae_lab import loggers
+from vae_lab.figures import Title
+from vae_lab.files import whole
+from vae_lab.module import VAEModule
+from vae_lab.view import View
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, kw_only=True)
+class Drawing(Callback, ABC):
+    """Draws a figure after some epochs, as `figures/<name>/epoch-0003.png` in the run's directory, and for the loggers.
+
+    The checkpoint of the epoch is written before, the training's random numbers stay as they are, and a figure that
+    fails is a line in the log.
+
+    Args:
+        every_n_epochs: epochs from one figure to the next; the last epoch is drawn whatever it is. None for that alone.
+        epochs: the epochs to draw after, in place of an interval.
+        optional: whether it is left out where it does not fit the model, rather than refused.
+        seed: of whatever is random in the figure: the same in every epoch, so that they compare.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+
+    name: ClassVar[str]  # of the figure, and so of its folder
+    quiet: ClassVar[bool] = False  # whether it is left out without a word
+
+    every_n_epochs: int | None = None
+    epochs: Sequence[int] | None = None
+    optional: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "seed":
+                continue
+            if field.type in (int, int | None) and value is not None:
+                whole = type(value) is int and value >= 1
+                if not whole:
+                    raise ValueError(f"{field.name}={value} must be a whole number of at least 1")
+        if self.epochs is not None and (
+            isinstance(self.epochs, str) or not all(type(epoch) is int and epoch >= 1 for epoch in self.epochs)
+        ):
+            raise ValueError(f"epochs={self.epochs} must be a list of whole numbers of at least 1")
+
+    @abstractmethod
+    def figure(self, view: View) -> Figure:
+        """Return the figure."""
+
+    def refuses(self, view: View) -> str | None:
+        """Return why the figure cannot be drawn of a model; None where it can."""
+        return None
+
+    def draw(self, view: View) -> Figure:
+        """Return the figure, and leave the model and all random numbers as they were."""
+        with view.undisturbed(self.seed):
+            return self.figure(view)
+
+    def title(self, view: View, what: str, caption: str = "") -> Title:
+        """Return a figure's title, with the model and the epoch."""
+        return Title(what, view.name, caption)
+
+    def is_due(self, epoch: int, last: bool) -> bool:
+        """Tell whether the figure is drawn after an epoch, the first being 1."""
+        if self.epochs is not None:
+            return epoch in self.epochs
+        return last or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the epoch before, which has its checkpoint by now."""
+        assert isinstance(pl_module, VAEModule)
+        if pl_module.epoch and self.is_due(pl_module.epoch, last=False):
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last epoch."""
+        assert isinstance(pl_module, VAEModule)
+        if self.is_due(pl_module.epoch, last=True):
+            self.save(trainer, pl_module)
+
+    def save(self, trainer: Trainer, module: VAEModule) -> None:
+        """Draw in the process of rank 0, and keep the figure; where that fails, say why and go on."""
+        if not trainer.is_global_zero:
+            return
+        view = View(module.vae, trainer.datamodule, module.epoch, Path(trainer.default_root_dir))  # type: ignore[attr-defined]
+        try:
+            self.deliver(view, trainer)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+            log.warning("figure %s of epoch %d failed: %s", self.name, view.epoch, " ".join(reason.split()))
+
+    def deliver(self, view: View, trainer: Trainer) -> None:
+        """Draw, and keep what was drawn."""
+        self.keep(self.draw(view), view, trainer)
+
+    def keep(self, figure: Figure, view: View, trainer: Trainer) -> None:
+        """Write a figure into the run's directory, and show it to the loggers."""
+        assert view.path is not None
+        file = view.path / "figures" / self.name / f"epoch-{view.epoch:04d}.png"
+        write(figure, file)
+        loggers.show(trainer.loggers, f"figures/{self.name}", file, trainer.global_step)
+
+
+def write(figure: Figure, file: Path) -> None:
+    """Write a figure as a PNG, whole or not at all, and make the folder that it lies in."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.canvas.draw()
+    pixels = np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[..., :3]
+    with whole(file) as beside:  # half the time of matplotlib's own, which writes how opaque each pixel is
+        Image.fromarray(pixels).save(beside, "PNG", compress_level=2, dpi=(figure.dpi, figure.dpi))

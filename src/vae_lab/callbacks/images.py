@@ -1,0 +1,398 @@
+"""Figures of images: what the model gives back, what it makes of latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from vae_lab import latents
+from vae_lab.callbacks.drawing import Drawing
+from vae_lab.figures import Panel, grids
+from vae_lab.metrics import squared_error
+from vae_lab.view import View
+
+Labels = Sequence[int | str]
+
+
+@dataclass(eq=False, kw_only=True)
+class Grid(Drawing):
+    """What figures of images share.
+
+    Args:
+        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
+    """
+
+    scale: int | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Reconstructions(Grid):
+    """Test images, their mean reconstruction E[x|z] at the posterior's mean, and one x ~ p(x|z) with z ~ q(z|x).
+
+    The encoder's input is shown as well where it is another image than the target.
+
+    Args:
+        n: number of images, of each class in turn.
+        columns: images in a row.
+        labels: classes to show, None for all.
+    """
+
+    name: ClassVar[str] = "reconstructions"
+    n: int = 20
+    columns: int = 10
+    labels: Labels | None = None
+
+    def refuses(self, view: View) -> str | None:
+        """Return which label is unknown."""
+        return unknown(view, self.labels)
+
+    def figure(self, view: View) -> Figure:
+        """Return blocks of rows: truth, input where it differs, mean, sample."""
+        indices = view.chosen(self.n, None if self.labels is None else view.numbers(self.labels))
+        batch = view.batch(indices)
+        q = view.vae.encode(batch.input)
+        rows = {"truth": batch.target.float().cpu()}
+        if not torch.equal(batch.input, batch.target):
+            rows["input"] = batch.input.float().cpu()
+        rows["mean"] = view.decode(q.mean)
+        rows["sample"] = view.decode(q.sample(), sampled=True)
+        names = label_names(view, indices)
+        panels = []
+        for start in range(0, len(indices), self.columns):
+            block = slice(start, start + self.columns)
+            panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
+        point = "z from the encoder" if not view.has_density else "z = the posterior's mean"
+        drawn = "the same z" if not view.has_density else "z drawn from the posterior"
+        caption = f"mean: E[x|z] at {point}. sample: one x drawn from p(x|z), {drawn}. Test images."
+        return grids(panels, self.title(view, "Reconstructions", caption), self.scale)
+
+
+@dataclass(eq=False, kw_only=True)
+class Denoising(Grid):
+    """Test images, the same with the training's noise, and their mean reconstruction from that.
+
+    Args:
+        n: number of images, of each class in turn.
+    """
+
+    name: ClassVar[str] = "denoising"
+    quiet: ClassVar[bool] = True
+    n: int = 10
+
+    def refuses(self, view: View) -> str | None:
+        """Return that there is no noise."""
+        noise = view.data.noise
+        return "there is no noise: choose one, such as noise=salt_and_pepper" if type(noise) is nn.Identity else None
+
+    def figure(self, view: View) -> Figure:
+        """Return three rows, with the mean squared error against the original of the last two."""
+        indices = view.chosen(self.n)
+        batch = view.batch(indices)
+        noisy = batch.input
+        if torch.equal(noisy, batch.target) or not getattr(view.data.noise, "in_evaluation", False):
+            noisy = view.data.noise.to(noisy)(noisy)
+        restored = view.decode(view.vae.encode(noisy).mean)
+        original, noisy = batch.target.float().cpu(), noisy.float().cpu()
+        before, after = (float(squared_error(images, original).mean()) for images in (noisy, restored))
+        rows = ["original", f"noisy, MSE {before:.4f}", f"restored, MSE {after:.4f}"]
+        panel = Panel(torch.stack([original, noisy, restored]), "", rows, label_names(view, indices))
+        kind = type(view.data.noise).__name__
+        caption = f"Test images with noise ({kind}); restored from the posterior's mean. MSE against the original."
+        return grids([panel], self.title(view, "Denoising", caption), self.scale)
+
+
+@dataclass(eq=False, kw_only=True)
+class Samples(Grid):
+    """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
+
+    Args:
+        n: number of images, laid out as a square.
+    """
+
+    name: ClassVar[str] = "samples"
+    n: int = 64
+
+    def refuses(self, view: View) -> str | None:
+        """Return that there is no prior."""
+        return None if view.has_density else "an autoencoder has no prior to draw from"
+
+    def figure(self, view: View) -> Figure:
+        """Return two grids."""
+        z = view.prior_sample(self.n)
+        panels = [
+            Panel(square(view.decode(z)), "mean E[x|z]"),
+            Panel(square(view.decode(z, sampled=True)), "sample x ~ p(x|z)"),
+        ]
+        return grids(panels, self.title(view, "Samples, z from the prior"), self.scale, across=2)
+
+
+@dataclass(eq=False, kw_only=True)
+class Manifold(Grid):
+    """Images of a grid in two latent dimensions, the others 0: Figure 4 of Kingma & Welling (arXiv 1312.6114).
+
+    Args:
+        n: steps in each direction.
+        reach: the grid goes from -reach to reach, evenly; None for the prior's quantiles.
+        quantiles: the first and the last quantile.
+        dimensions: which two.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    name: ClassVar[str] = "manifold"
+    n: int = 20
+    reach: float | None = None
+    quantiles: Sequence[float] = latents.QUANTILES
+    dimensions: Sequence[int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reach is not None and not 0 < self.reach < float("inf"):
+            raise ValueError(f"reach={self.reach} must be a number above 0, or null")
+        if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
+            raise ValueError(f"quantiles={list(self.quantiles)} must be two, rising, above 0 and below 1")
+        if len(set(self.dimensions)) != 2 or not all(type(each) is int and each >= 0 for each in self.dimensions):
+            raise ValueError(f"dimensions={list(self.dimensions)} must be two different ones, from 0 on")
+
+    def refuses(self, view: View) -> str | None:
+        """Return which dimension is missing."""
+        if max(self.dimensions) < view.latent_dim:
+            return None
+        return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
+
+    def figure(self, view: View) -> Figure:
+        """Return one grid without gaps."""
+        if self.reach is None:
+            values, where = latents.quantiles(self.n, *self.quantiles), "at even quantiles of a standard normal"
+        else:
+            values, where = torch.linspace(-self.reach, self.reach, self.n), "evenly"
+        across, up = self.dimensions
+        rest = ", the others 0" if view.latent_dim > 2 else ""
+        caption = (
+            f"z{across} from left to right, z{up} from bottom to top, each from {float(values[0]):.2f} to "
+            f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean E[x|z]."
+        )
+        panel = Panel(view.decode(latents.plane(values, view.latent_dim, self.dimensions)))
+        what = "Manifold" if view.latent_dim == 2 else f"Sweep over z{across} and z{up}"
+        return grids([panel], self.title(view, what, caption), self.scale, gap=0)
+
+
+@dataclass(eq=False, kw_only=True)
+class Interpolation(Grid):
+    """The way from one test image to another, along a line and along a great circle of the latent space.
+
+    Args:
+        labels: classes of the two, None for the first and the last.
+        steps: images on the way, both ends included.
+
+    Raises:
+        ValueError: for labels that are not two, or fewer than two steps.
+    """
+
+    name: ClassVar[str] = "interpolation"
+    labels: Labels | None = None
+    steps: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pair(self.labels)
+        if self.steps < 2:
+            raise ValueError(f"steps={self.steps} must be at least 2")
+
+    def refuses(self, view: View) -> str | None:
+        """Return which label is unknown."""
+        return unknown(view, self.labels)
+
+    def figure(self, view: View) -> Figure:
+        """Return two rows, the test images themselves at their ends."""
+        (first, last), images, names = ends(view, self.labels)
+        paths = {
+            "linear": latents.linear(first, last, self.steps),
+            "spherical": latents.spherical(first, last, self.steps),
+        }
+        decoded = view.decode(torch.stack([*paths.values()]))  # (2, steps, C, H, W)
+        framed = torch.cat([images[:1].expand(2, 1, *images.shape[1:]), decoded], 1)
+        framed = torch.cat([framed, images[1:].expand(2, 1, *images.shape[1:])], 1)
+        columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
+        panel = Panel(framed, "", [*paths], columns)
+        caption = "Between the means of the posteriors of two test images. Shown is the mean E[x|z]."
+        return grids([panel], self.title(view, f"From {names[0]} to {names[1]}", caption), self.scale)
+
+
+@dataclass(eq=False, kw_only=True)
+class Transition(Grid):
+    """The way from one test image to another in many small steps, line by line.
+
+    Args:
+        labels: classes of the two, None for the first and the last.
+        n: images in a line, and lines.
+    """
+
+    name: ClassVar[str] = "transition"
+    labels: Labels | None = None
+    n: int = 15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pair(self.labels)
+
+    def refuses(self, view: View) -> str | None:
+        """Return which label is unknown."""
+        return unknown(view, self.labels)
+
+    def figure(self, view: View) -> Figure:
+        """Return one grid."""
+        (first, last), _, names = ends(view, self.labels)
+        z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
+        caption = "In even steps along the line between the means of their posteriors, to be read line by line."
+        what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
+        return grids([Panel(view.decode(z))], self.title(view, what, caption), self.scale)
+
+
+@dataclass(eq=False, kw_only=True)
+class Traversals(Grid):
+    """Each latent dimension from -reach to reach, the others as a test image has them, the most active first.
+
+    Active is what the posterior's KL to the prior is large in, on average over test images; for an autoencoder, what
+    varies most.
+
+    Args:
+        n: number of dimensions, fewer where there are not so many; None for all.
+        steps: images of each.
+        reach: where they begin and end, in units of a standard normal prior's σ.
+        label: class of the test image, None for the first.
+        images: number of test images that the activity is measured on.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    name: ClassVar[str] = "traversals"
+    n: int | None = 20
+    steps: int = 11
+    reach: float = 3.0
+    label: int | str | None = None
+    images: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.reach < float("inf"):
+            raise ValueError(f"reach={self.reach} must be a number above 0")
+
+    def refuses(self, view: View) -> str | None:
+        """Return that the label is unknown."""
+        return unknown(view, None if self.label is None else [self.label])
+
+    def figure(self, view: View) -> Figure:
+        """Return a row for each dimension."""
+        codes = view.codes(self.images)
+        if codes.std is not None and view.has_standard_prior:
+            kl = (codes.mean.square() + codes.std.square() - 1) / 2 - codes.std.log()
+            activity, unit = kl.mean(0), "KL"
+        else:
+            activity, unit = codes.mean.var(0), "variance"
+        order = activity.argsort(descending=True)[: self.n].tolist()
+        label = None if self.label is None else view.numbers([self.label])
+        start = view.encode(view.chosen(1, label)).mean[0]
+        values = torch.linspace(-self.reach, self.reach, self.steps)
+        rows = [f"z{dimension}, {unit} {float(activity[dimension]):.2f}" for dimension in order]
+        columns = [f"{value:.1f}" for value in values.round(decimals=3).add(0.0).tolist()]
+        panel = Panel(view.decode(latents.sweep(start, values, order)), "", rows, columns)
+        of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
+        measured = "in nats" if unit == "KL" else "of the posterior's means"
+        caption = (
+            f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test image "
+            f"has them. {unit} {measured}, over {len(codes.label):,} test images. Shown is the mean E[x|z]."
+        )
+        return grids([panel], self.title(view, "Traversals", caption), self.scale)
+
+
+@dataclass(eq=False, kw_only=True)
+class ClassSamples(Grid):
+    """Images of z from each class's Gaussian: the mean of its images' posterior means, the mean of their variances.
+
+    Args:
+        labels: classes, None for all.
+        n: images of each.
+        images: number of test images that the Gaussians are taken from.
+    """
+
+    name: ClassVar[str] = "class_samples"
+    labels: Labels | None = None
+    n: int = 10
+    images: int = 5000
+
+    def refuses(self, view: View) -> str | None:
+        """Return which label is unknown, or that there are no variances."""
+        return unknown(view, self.labels) if view.has_density else "the posterior of an autoencoder has no variance"
+
+    def sample(self, view: View, n: int) -> tuple[Tensor, list[int]]:
+        """Return latents (C, n, D) from the Gaussian of each class, and the numbers of the classes."""
+        codes = view.codes(self.images)
+        assert codes.std is not None
+        classes = codes.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
+        mean, std = latents.class_gaussians(codes.mean, codes.std, codes.label, classes)
+        return mean.unsqueeze(1) + std.unsqueeze(1) * torch.randn(len(classes), n, mean.shape[1]), classes
+
+    def figure(self, view: View) -> Figure:
+        """Return a row for each class."""
+        z, classes = self.sample(view, self.n)
+        rows = [view.data.class_names[each] for each in classes]
+        caption = (
+            "z from each class's Gaussian: mean of the posterior means, mean of the posterior variances of its images "
+            f"among {min(self.images, len(view.test)):,} test images. Shown is the mean E[x|z]."
+        )
+        return grids([Panel(view.decode(z), "", rows)], self.title(view, "Samples of each class", caption), self.scale)
+
+
+def unknown(view: View, labels: Labels | None) -> str | None:
+    """Return which of some labels the data do not have; None where all are there, or the classes not known yet."""
+    if labels is None or not view.data.class_names:
+        return None
+    if view.data.test is None and not all(isinstance(label, int) for label in labels):
+        return None  # names are known once the images are read
+    try:
+        view.numbers(labels)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def check_pair(labels: Labels | None) -> None:
+    """Refuse labels that are not two.
+
+    Raises:
+        ValueError: for those.
+    """
+    if labels is not None and (isinstance(labels, str) or len(labels) != 2):
+        raise ValueError(f"labels={labels} must be two classes")
+
+
+def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Return the posterior means (2, D), the images (2, C, H, W) and the classes of test images of two classes."""
+    first, last = [0, len(view.data.class_names) - 1] if labels is None else view.numbers(labels)
+    if first == last:
+        indices = view.chosen(2, [first])
+    else:
+        indices = torch.cat([view.chosen(1, [first]), view.chosen(1, [last])])
+    if len(indices) < 2:
+        raise ValueError(f"the test split has no two images of the classes {first} and {last}")
+    return view.encode(indices).mean, view.batch(indices).target.float().cpu(), label_names(view, indices)
+
+
+def label_names(view: View, indices: Tensor) -> list[str]:
+    """Return the names of the classes of test images at some indices (M,)."""
+    return [view.data.class_names[label] for label in view.test.label[indices].tolist()]
+
+
+def square(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) as rows of a square, or nearly (R, S, C, H, W); what is left over is white."""
+    columns = ceil(len(images) ** 0.5)
+    rows = ceil(len(images) / columns)
+    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))
+    return torch.cat([images, blank]).view(rows, columns, *images.shape[1:])

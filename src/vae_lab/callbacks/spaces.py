@@ -1,0 +1,111 @@
+"""Figures of the latent space itself: where images lie in it, and what passes through it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from matplotlib.figure import Figure
+
+from vae_lab import figures, latents
+from vae_lab.callbacks.drawing import Drawing
+from vae_lab.view import View
+
+
+@dataclass(eq=False, kw_only=True)
+class LatentMap(Drawing):
+    """Posterior means of test images by class: as they are for two latents, else on their first two principal axes.
+
+    Around the origin stand the prior's circles at 1, 2 and 3 σ, which principal axes leave circles.
+
+    Args:
+        n: number of test images.
+    """
+
+    name: ClassVar[str] = "latent_map"
+    n: int = 5000
+
+    def refuses(self, view: View) -> str | None:
+        """Return that a line is no map."""
+        return None if view.latent_dim > 1 else "needs two latent dimensions, and latent_dim is 1"
+
+    def figure(self, view: View) -> Figure:
+        """Return the map."""
+        codes = view.codes(self.n)
+        standard = view.has_density and view.has_standard_prior
+        if view.latent_dim == 2:
+            places, names = codes.mean, ("z0", "z1")
+        else:
+            axes = latents.principal_axes(codes.mean)
+            places = codes.mean @ axes.directions  # not centred: the origin stays the prior's
+            first, second = (f"{100 * part:.0f} % of the variance" for part in axes.explained.tolist())
+            names = (f"principal axis 1, {first}", f"principal axis 2, {second}")
+        caption = f"Posterior means of {len(places):,} test images; names at the median of each class."
+        if standard:
+            caption += " Dashed: 1, 2 and 3 σ of the prior."
+        title = self.title(view, "Latent space", caption)
+        return figures.points(places, codes.label, view.data.class_names, title, names, circles=standard)
+
+
+@dataclass(eq=False, kw_only=True)
+class Tsne(Drawing):
+    """t-SNE of the posterior means of test images (van der Maaten & Hinton 2008), by scikit-learn.
+
+    Args:
+        n: number of test images.
+        perplexity: about how many neighbours a point keeps.
+        iterations: of the gradient descent, at least 250.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    name: ClassVar[str] = "tsne"
+    n: int = 3000
+    perplexity: float = 30.0
+    iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.perplexity < float("inf"):
+            raise ValueError(f"perplexity={self.perplexity} must be a number of at least 1")
+        if self.iterations < 250:
+            raise ValueError(f"iterations={self.iterations} must be at least 250")
+
+    def figure(self, view: View) -> Figure:
+        """Return the map."""
+        from sklearn.manifold import TSNE
+
+        codes = view.codes(self.n)
+        perplexity = min(self.perplexity, (len(codes.label) - 1) / 3)  # few images have few neighbours
+        start = "pca" if view.latent_dim > 1 else "random"
+        method = TSNE(perplexity=perplexity, init=start, max_iter=self.iterations, random_state=self.seed)
+        places = torch.from_numpy(method.fit_transform(codes.mean.numpy()))
+        caption = (
+            f"t-SNE of the posterior means of {len(places):,} test images: perplexity {perplexity:g}, {start} start, "
+            f"{self.iterations} iterations, seed {self.seed}. Who is whose neighbour means something; sizes and "
+            "distances of groups mean little."
+        )
+        title = self.title(view, "Latent space by t-SNE", caption)
+        return figures.points(places, codes.label, view.data.class_names, title)
+
+
+@dataclass(eq=False, kw_only=True)
+class LatentBars(Drawing):
+    """Test images, the mean and σ of their posterior as bars, and their mean reconstruction.
+
+    Args:
+        n: number of images, of each class in turn.
+        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
+    """
+
+    name: ClassVar[str] = "latent_bars"
+    n: int = 5
+    scale: int | None = None
+
+    def figure(self, view: View) -> Figure:
+        """Return a row for each image."""
+        indices = view.chosen(self.n)
+        codes = view.encode(indices)
+        images = view.batch(indices).input.float().cpu()
+        title = self.title(view, "Through the latent space", "Test images. Shown is the mean E[x|z] at z = the mean.")
+        return figures.latent_bars(images, codes.mean, codes.std, view.decode(codes.mean), title, self.scale)

@@ -1,0 +1,103 @@
+"""Test a finished run again: `python -m vae_lab.evaluate run=outputs/vae/…`, on its own data or on others."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.commandline import compose, launch, quiet, relative, table
+from vae_lab.config import check_values
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Test as the command line does, and return the numbers by name: `test/elbo`, …
+
+    Args:
+        overrides: what would stand on the command line, such as `["run=outputs/vae/…", "data=mnist"]`.
+
+    Raises:
+        ConfigError: for a value that cannot work, or data of another shape.
+        DataError: where the run, its checkpoint or the data are missing or damaged.
+    """
+    return run(compose("evaluate", overrides)[0])
+
+
+def run(config: DictConfig) -> dict[str, float]:
+    """Test what a configuration says, print the numbers, and write them with the report of the classes."""
+    check_values(config, {})
+
+    import pytorch_lightning as pl
+
+    from vae_lab import callbacks, runs
+    from vae_lab.files import whole
+    from vae_lab.view import View
+
+    found = Path(config.run)
+    if config.seed is None:
+        config.seed = runs.stored_config(found).seed
+    OmegaConf.resolve(config)
+    tested = runs.load(found, config.checkpoint, config.device, config.data)
+    device = next(tested.module.parameters()).device
+    precision = tested.config.trainer.get("precision")
+    with quiet():
+        trainer = pl.Trainer(
+            accelerator=device.type,
+            devices=1 if device.index is None else [device.index],
+            precision=None if device.type == "cpu" and precision == "16-mixed" else precision,  # which it cannot do
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+        )
+        trainer.test(tested.module, tested.data, verbose=False)
+    numbers = dict(tested.module.numbers)
+
+    out = Path(config.out) if config.out else found / folder(config.data)
+    view = View(tested.module.to(device).vae, tested.data, tested.module.epoch, found)
+    drawing = callbacks.ClassMse()
+    with view.undisturbed(drawing.seed):
+        report = drawing.report(view)
+        picture = drawing.picture(view, report)
+    with runs.writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        callbacks.write_table(out / "class_mse.csv", report.classes, tested.data.class_names)
+        callbacks.write(picture, out / "class_mse.png")
+        used = OmegaConf.to_container(tested.config.data, resolve=True)
+        settings = {"checkpoint": config.checkpoint, "epoch": tested.module.epoch, "data": used}
+        with whole(out / "metrics.json") as beside:
+            beside.write_text(json.dumps({**numbers, **settings}, indent=2, allow_nan=False) + "\n")
+    log.info(table(numbers))
+    log.info(class_table(report.classes, tested.data.class_names))
+    log.info("results are in %s", relative(out.absolute()))
+    return numbers
+
+
+def folder(data: Mapping[str, Any]) -> str:
+    """Return where in a run the evaluation on some data is kept."""
+    name = str(data.get("_target_", "")).rpartition(".")[2].lower()
+    return f"evaluation-{name}" if name else "evaluation"
+
+
+def class_table(classes: Any, names: Sequence[str]) -> str:
+    """Return the squared error of each class as a table, and the mean over the classes."""
+    width = max(len(name) for name in (*names, "mean over classes")) + 2
+    rows = [f"{'class':{width}}{'images':>10}{'mse':>12}"]
+    for name, mse, images in zip(names, classes.mean.tolist(), classes.images.tolist(), strict=True):
+        rows.append(f"{name:{width}}{images:>10}" + (f"{mse:12.6g}" if images else f"{'n/a':>12}"))
+    rows.append(f"{'mean over classes':{width}}{'':10}{float(classes.mean.nanmean()):12.6g}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run the command line."""
+    launch(lambda config, *_: run(config), "evaluate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Figures of points and of numbers over epochs."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Page, Title, class_colors, text_width
+
+
+def points(
+    places: Tensor,
+    label: Tensor,
+    names: Sequence[str],
+    title: Title,
+    axes_names: tuple[str, str] = ("", ""),
+    circles: bool = False,
+) -> Figure:
+    """Draw labelled points, with each class's name at its median.
+
+    Args:
+        places: of the points (N, 2).
+        label: class of each point (N,).
+        names: of the classes.
+        title: of the figure.
+        axes_names: below and beside the axes; none where the numbers mean nothing.
+        circles: whether the prior's circles at 1, 2 and 3 σ around the origin are drawn.
+    """
+    side, legend = 640, 30 + max(text_width(name, 8) for name in names)
+    page = Page(50 + side + 16 + legend, side + 40, title)
+    axes = page.axes(50, 0, side, side)
+    places, label = places.detach().float().cpu(), label.cpu()
+    colors = class_colors(len(names))
+    # in an order of chance, so that no class covers another
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(0))
+    shown = [colors[each] for each in label[order].tolist()]
+    size = 8 if len(label) > 1000 else 16
+    across, up = places[order].T.numpy()
+    axes.scatter(across, up, s=size, c=shown, alpha=0.7, linewidths=0)
+    middle, reach = np.zeros(2), 0.0
+    if circles:
+        for radius in (1, 2, 3):
+            axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=INK, linewidth=0.9, linestyle="--"))
+            axes.annotate(f"{radius}σ", (0, radius), size=8, color=INK, ha="center", va="center", bbox=PAPER, zorder=6)
+        reach = 3.3
+    else:
+        middle = ((places.amax(0) + places.amin(0)) / 2).numpy()
+    reach = max(reach, float((places - torch.from_numpy(middle).float()).abs().max()) * 1.05) or 1.0
+    for number, name in enumerate(names):
+        chosen = places[label == number]
+        if len(chosen):
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colors[number], "linewidth": 1.5}
+            at = tuple(chosen.median(0).values.tolist())
+            axes.annotate(name, at, size=9, color=INK, ha="center", va="center", bbox=box, zorder=5, parse_math=False)
+    axes.set_xlim(middle[0] - reach, middle[0] + reach)
+    axes.set_ylim(middle[1] - reach, middle[1] + reach)
+    if any(axes_names):
+        axes.set_xlabel(axes_names[0], size=9)
+        axes.set_ylabel(axes_names[1], size=9)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    marks = [Line2D([], [], marker="o", linestyle="", markersize=6, color=color) for color in colors]
+    columns = ceil(len(names) / 40)
+    if columns == 1:
+        lines = axes.legend(marks, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
+        for text in lines.get_texts():
+            text.set_parse_math(False)
+    return page.figure
+
+
+def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Tensor], title: Title) -> Figure:
+    """Draw how numbers change over the epochs, in training and validation.
+
+    Args:
+        rows: of each epoch `epoch` and what is known of it: `train/loss`, `val/elbo`, …
+        kl: the KL of each latent dimension (epochs, D) by `training` and `validation`, NaN where there is none.
+        title: of the figure.
+    """
+    kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
+    kinds |= {"mse": "MSE", "kl": "KL (nats)"}
+    known = {name for row in rows for name in kinds for stage in ("train", "val") if _of(row, f"{stage}/{name}")}
+    first = [name for name in kinds if name in known and name != "kl"]
+    second = [*(["kl"] if "kl" in known else []), *kl]  # below one another, so that what the KL does is seen at once
+    wide, high = 300, 220
+    right, down = wide + 75, high + 62
+    lines = 2 if second else 1
+    page = Page(max(len(first), len(second)) * right - 15, lines * down, title)
+    for line, names in enumerate((first, second)):
+        for place, name in enumerate(names):
+            x, y = 45 + place * right, 22 + line * down
+            if name in kinds:
+                axes = page.axes(x, y, wide, high)
+                _over_epochs(axes, rows, name)
+                axes.set_title(kinds[name], size=9, loc="left")
+            else:
+                axes = page.axes(x, y, wide - 16, high)
+                _heat(axes, page.axes(x + wide - 8, y, 8, high), kl, name)
+            axes.set_xlabel("epoch", size=8)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    return page.figure
+
+
+def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> None:
+    """Draw one number in training and validation; mark the lowest KL where it fell to that and rose again."""
+    for stage, words, color in (("train", "training", TRAINING), ("val", "validation", VALIDATION)):
+        found = [(row["epoch"], value) for row in rows for value in _of(row, f"{stage}/{name}")]
+        if not found:
+            continue
+        epochs, values = zip(*found, strict=True)
+        axes.plot(
+            epochs, values, color=color, linewidth=1.5, label=words, marker="o" if len(epochs) < 3 else None, ms=4
+        )
+        lowest = values.index(min(values))
+        if name == "kl" and 0 < lowest < len(values) - 1:
+            at = (epochs[lowest], values[lowest])
+            axes.plot(*at, marker="v", color=color, ms=6, linestyle="")
+            words = f"lowest: epoch {at[0]:.0f}"
+            axes.annotate(words, at, xytext=(4, 6), textcoords="offset points", size=7, color=INK)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8, loc="upper right" if name in ("loss", "mse") else "lower right")
+
+
+def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:
+    """Draw the KL of each dimension over the epochs, ordered and coloured alike for all stages."""
+    order = list(kl.values())[-1].nan_to_num(0)[-1].argsort(descending=True)
+    highest = max(float(values.nan_to_num(0).max()) for values in kl.values())
+    epochs, dimensions = kl[stage].shape
+    box = (0.5, epochs + 0.5, dimensions - 0.5, -0.5)
+    values = kl[stage][:, order].T.numpy()
+    look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": highest}
+    shown = axes.imshow(values, extent=box, **look)
+    axes.set_title(f"KL of each latent (nats), {stage}", size=9, loc="left")
+    if dimensions <= 20:
+        axes.set_yticks(range(dimensions), [f"z{number}" for number in order.tolist()])
+    else:
+        axes.set_ylabel("latents, the most active first", size=8)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    assert axes.figure is not None
+    axes.figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
+
+
+def _of(row: Mapping[str, float], name: str) -> list[float]:
+    """Return a number of a row, whether a density is behind it or not; nothing where it is not known."""
+    return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]

@@ -1,0 +1,211 @@
+"""Draw figures of a finished run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.commandline import compose, launch, relative
+from vae_lab.config import GENERATE_RULES, check_values
+from vae_lab.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # heavy, and not for --help
+    from vae_lab.callbacks import Drawing
+    from vae_lab.view import View
+
+log = logging.getLogger(__name__)
+
+
+def generate(overrides: Sequence[str] = ()) -> list[Path]:
+    """Do as the command line does, and return the files that were written.
+
+    Args:
+        overrides: what would stand on the command line, such as `["run=outputs/vae/…", "figure=[samples,manifold]"]`.
+
+    Raises:
+        ConfigError: for a value that cannot work, or a figure that does not fit the model.
+        DataError: where the run, its checkpoint or its data are missing or damaged.
+    """
+    return run(compose("generate", overrides)[0])
+
+
+def run(config: DictConfig) -> list[Path]:
+    """Write what a configuration asks for, and return the files."""
+    check_values(config, GENERATE_RULES)
+    OmegaConf.resolve(config)
+    names, by_name = wanted(config)
+
+    from vae_lab import runs
+    from vae_lab.view import View
+
+    found = Path(config.run)
+    out = Path(config.out) if config.out else found / "generated"
+    with runs.writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+    if config.animate:
+        runs.stored_config(found)  # or it is no run
+        return [said(file) for file in animations(found / "figures", names, by_name, out)]
+    made = runs.load(found, config.checkpoint, config.device, config.data)
+    view = View(made.module.vae, made.data, made.module.epoch, found)
+    if config.labels is not None:
+        assert view.test is not None  # read, so that names of classes are known
+        with refused("labels"):
+            view.numbers(config.labels)
+    files = [said(file) for file in figures(config, names, by_name, view, out)]
+    if config.format is not None:
+        files += [said(file) for file in samples(config, view, out)]
+    return files
+
+
+def wanted(config: DictConfig) -> tuple[list[str], bool]:
+    """Return the names of the figures, and whether they were asked for by name.
+
+    Raises:
+        ConfigError: for one that there is not.
+    """
+    asked = config.figure
+    if asked is None and config.format is not None:
+        return [], False
+    if asked is None or asked == "all":
+        return list(config.figures), False
+    names = list(asked) if OmegaConf.is_list(asked) else [asked]
+    for name in names:
+        if name not in config.figures:
+            raise ConfigError(f"figure={name} must be all, or of {', '.join(config.figures)}")
+    return names, True
+
+
+def figures(config: DictConfig, names: Sequence[str], by_name: bool, view: "View", out: Path) -> Iterator[Path]:
+    """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit.
+
+    Raises:
+        ConfigError: for a figure that was asked for by name and does not fit.
+    """
+    from vae_lab.callbacks import write
+
+    for name in names:
+        try:
+            drawing = described(config, name)
+            reason = drawing.refuses(view)
+            if reason is not None:
+                raise ConfigError(f"figure={name} {reason}")
+            with refused(f"figure={name}"):
+                figure = drawing.draw(view)
+        except ConfigError as error:
+            if by_name:
+                raise
+            log.warning("left out: %s", error)
+            continue
+        file = out / f"{name}.png"
+        write(figure, file)
+        yield file
+
+
+def described(config: DictConfig, name: str) -> "Drawing":
+    """Return what draws a figure, with the command line's `labels`, `n`, `scale` and `seed` where it has such."""
+    from vae_lab import runs
+
+    options = config.figures[name]
+    common = {key: config[key] for key in ("labels", "n", "scale", "seed") if config[key] is not None}
+    changed = {**options, **{key: value for key, value in common.items() if key in options}}
+    return runs.build_each(OmegaConf.create({"figures": {name: changed}}), "figures")[name]
+
+
+def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
+    """Write samples from the prior, or of the classes in `labels`, as numbers or one image each, and yield the files.
+
+    `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
+    `label` (N,) where classes were asked for. The images are the means.
+
+    Raises:
+        ConfigError: for an autoencoder, which has no prior.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from vae_lab import callbacks
+    from vae_lab.figures import tiles
+    from vae_lab.files import whole
+
+    if not view.has_density:
+        raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
+    count, labels = config.n or 64, None
+    with view.undisturbed(config.seed), refused("labels"):
+        if config.labels is None:
+            z = view.prior_sample(count)
+        else:
+            chosen, classes = callbacks.ClassSamples(labels=config.labels).sample(view, count)
+            z, labels = chosen.flatten(0, 1), torch.tensor(classes).repeat_interleave(count)
+        mean, drawn = view.decode(z), view.decode(z, sampled=True)
+    if config.format == "npz":
+        arrays: dict[str, Any] = {"z": z.numpy(), "mean": mean.numpy(), "sample": drawn.numpy()}
+        if labels is not None:
+            arrays["label"] = labels.numpy()
+        with whole(out / "samples.npz") as beside, beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        yield out / "samples.npz"
+        return
+    digits = len(str(len(mean) - 1))
+    for number, image in enumerate(mean):
+        kind = "" if labels is None else f"-{view.data.class_names[int(labels[number])]}"
+        path = out / "samples" / f"{number:0{digits}d}{kind}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(tiles(image[None, None], config.scale or 1)).save(path)
+    yield out / "samples"
+
+
+def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
+    """Make a GIF of the figures of the epochs that a training has drawn, and yield the files.
+
+    Raises:
+        DataError: where a figure that was asked for by name, or every one, is there for fewer than two epochs.
+    """
+    from PIL import Image, ImageOps
+
+    made = False
+    for name in names:
+        epochs = sorted((folder / name).glob("epoch-*.png"))
+        if len(epochs) < 2:
+            if by_name:
+                raise DataError(
+                    f"{folder / name} holds {len(epochs)} figures, and an animation needs two: train with "
+                    f"callbacks.{name}.every_n_epochs=1"
+                )
+            continue
+        frames = [Image.open(epoch).convert("RGB") for epoch in epochs]
+        size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
+        frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
+        times = [600] * (len(frames) - 1) + [2000]  # milliseconds; the last stands a while
+        frames[0].save(out / f"{name}.gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
+        made = True
+        yield out / f"{name}.gif"
+    if not made:
+        raise DataError(f"{folder} holds no figure of two epochs: train with callbacks.samples.every_n_epochs=1")
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Say what a figure or the data refuse in one line."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def said(file: Path) -> Path:
+    """Return a path, after telling it to the user."""
+    log.info("%s", relative(file.absolute()))
+    return file
+
+
+def main() -> None:
+    """Run the command line."""
+    launch(lambda config, *_: run(config), "generate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""What figures show: which pixels, where, under which words; and that nothing is cut off."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.text import Text
+
+from vae_lab import figures
+from vae_lab.figures import Panel, Title
+
+TITLE = Title("What it shows", "Bernoulli MLP VAE, z = 2, MNIST, epoch 3", "What to look for.")
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+
+
+def shown(figure: Figure, axes: Axes) -> np.ndarray:
+    """The pixels of the figure that lie in some axes."""
+    box = axes.get_window_extent()
+    x0, x1, y0, y1 = (round(float(edge)) for edge in (box.x0, box.x1, box.y0, box.y1))
+    whole = pixels(figure)
+    return whole[len(whole) - y1 : len(whole) - y0, x0:x1]
+
+
+def images(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.images and not axes.axison]
+
+
+def words(figure: Figure) -> dict[str, Text]:
+    return {text.get_text(): text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()}
+
+
+def assert_nothing_is_cut_off(figure: Figure) -> None:
+    figure.canvas.draw()
+    width, height = figure.canvas.get_width_height()
+    for said, text in words(figure).items():
+        box = text.get_window_extent()
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        ticks = [tick for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        assert inside or text in ticks, said  # ticks beyond the limits of the axes are not drawn
+
+
+def test_tiles_are_the_images_pixel_by_pixel() -> None:
+    values = torch.rand(2, 3, 1, 4, 5)
+    canvas = figures.tiles(values, scale=3, gap=2)
+    assert canvas.shape == (2 * (12 + 2) - 2, 3 * (15 + 2) - 2, 3)
+    for row in range(2):
+        for column in range(3):
+            tile = canvas[row * 14 : row * 14 + 12, column * 17 : column * 17 + 15]
+            expected = np.kron((values[row, column, 0].numpy() * 255).round(), np.ones((3, 3)))
+            assert all(np.array_equal(tile[..., color], expected) for color in range(3))
+    assert (canvas[12:14] == 255).all()
+    assert (canvas[:, 15:17] == 255).all()
+
+
+def test_tiles_keep_colours_clip_and_leave_gaps_white() -> None:
+    values = torch.tensor([-1.0, 0.5, 2.0]).view(1, 1, 3, 1, 1)
+    assert figures.tiles(values).tolist() == [[[0, 128, 255]]]
+    assert figures.tiles(torch.full((1, 1, 1, 1, 1), float("nan"))).tolist() == [[[255, 255, 255]]]
+    with pytest.raises(ValueError, match="2 channels"):
+        figures.tiles(torch.zeros(1, 1, 2, 3, 3))
+
+
+@pytest.mark.parametrize(("scale", "size"), [(None, 7), (1, 1), (5, 5)])
+def test_a_grid_reaches_the_file_crisp(scale: int | None, size: int) -> None:
+    values = torch.rand(3, 9, 1, 8, 8)
+    figure = figures.grids([Panel(values, "", ["a", "b", "c"], list("123456789"))], TITLE, scale)
+    (axes,) = images(figure)
+    assert np.array_equal(shown(figure, axes), figures.tiles(values, size))
+
+
+def test_words_stand_beside_their_rows_and_above_their_columns() -> None:
+    values = torch.rand(2, 8, 1, 8, 8)
+    figure = figures.grids([Panel(values, "panel", ["first", "second"], list("abcdefgh"))], TITLE)
+    (axes,) = images(figure)
+    box, said = axes.get_window_extent(), words(figure)
+    figure.canvas.draw()
+    for row, name in enumerate(("first", "second")):
+        place = said[name].get_window_extent()
+        assert place.x1 < box.x0
+        assert (place.y0 + place.y1) / 2 == pytest.approx(box.y1 - 28 - row * 58, abs=3)
+    for column, name in enumerate("abcdefgh"):
+        place = said[name].get_window_extent()
+        assert place.y0 > box.y1
+        assert (place.x0 + place.x1) / 2 == pytest.approx(box.x0 + 28 + column * 58, abs=2)
+    for name in (TITLE.what, TITLE.model, "panel"):
+        assert said[name].get_window_extent().y0 > said["a"].get_window_extent().y1
+    assert said[TITLE.caption].get_window_extent().y1 < box.y0
+
+
+def test_panels_stand_side_by_side_or_below_one_another() -> None:
+    panels = [Panel(torch.full((1, 4, 1, 8, 8), value), str(value)) for value in (0.0, 0.5, 1.0)]
+    figure = figures.grids(panels, TITLE, across=2)
+    first, second, third = (axes.get_window_extent() for axes in images(figure))
+    assert first.y0 == second.y0
+    assert first.x1 < second.x0
+    assert third.x0 == first.x0
+    assert third.y1 < first.y0
+    assert [shown(figure, axes)[0, 0, 0] for axes in images(figure)] == [0, 128, 255]
+
+
+def test_a_manifold_has_no_gaps() -> None:
+    figure = figures.grids([Panel(torch.zeros(10, 10, 1, 8, 8))], TITLE, gap=0)
+    (axes,) = images(figure)
+    assert shown(figure, axes).shape == (560, 560, 3)
+    assert not shown(figure, axes).any()
+
+
+NAMES = ["a", "two words", "$x^2$", "a name that is rather long for a class"]
+
+
+def test_points_are_where_they_are_in_the_colours_of_their_classes() -> None:
+    places, label = torch.randn(50, 2), torch.arange(50) % 4
+    figure = figures.points(places, label, NAMES, TITLE, ("z0", "z1"), circles=True)
+    (axes,) = figure.axes
+    (cloud,) = axes.collections
+    order = np.lexsort(cloud.get_offsets().T)
+    expected = np.lexsort(places.numpy().T)
+    np.testing.assert_allclose(cloud.get_offsets()[order], places.numpy()[expected], rtol=1e-6)
+    colors = np.array([matplotlib.colors.to_rgb(color) for color in figures.class_colors(4)])
+    np.testing.assert_allclose(cloud.get_facecolors()[order][:, :3], colors[label.numpy()[expected]])
+    circles = [patch for patch in axes.patches if isinstance(patch, Circle)]
+    assert [(circle.center, circle.radius) for circle in circles] == [((0, 0), radius) for radius in (1, 2, 3)]
+    assert axes.get_xlim() == axes.get_ylim()
+    assert axes.bbox.width == pytest.approx(axes.bbox.height)
+    assert axes.get_xlim()[1] >= max(3, places.abs().max())
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("z0", "z1")
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == NAMES
+    at = {text.get_text(): text.xy for text in axes.texts if text.get_text() in NAMES}
+    for number, name in enumerate(NAMES):
+        np.testing.assert_allclose(at[name], places[label == number].median(0).values, rtol=1e-6)
+    assert_nothing_is_cut_off(figure)
+
+
+def test_points_without_circles_or_names_of_axes() -> None:
+    figure = figures.points(100 + torch.randn(50, 2), torch.zeros(50, dtype=torch.long), ["a", "b"], TITLE)
+    (axes,) = figure.axes
+    assert not [patch for patch in axes.patches if isinstance(patch, Circle)]
+    assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+    assert 90 < axes.get_xlim()[0] < axes.get_xlim()[1] < 110
+
+
+@pytest.mark.parametrize("std", [True, False])
+def test_latent_bars_are_means_with_their_deviations(std: bool) -> None:
+    given, back, mean = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.randn(3, 4)
+    deviation = torch.rand(3, 4) if std else None
+    figure = figures.latent_bars(given, mean, deviation, back, TITLE)
+    bars = [axes for axes in figure.axes if axes.containers]
+    assert len(bars) == 3
+    for row, axes in enumerate(bars):
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], mean[row], rtol=1e-6)
+        assert bool(axes.collections) == std
+        if std:
+            ends = np.array([segment[:, 1] for segment in axes.collections[0].get_segments()])
+            expected = torch.stack([mean[row] - deviation[row], mean[row] + deviation[row]], 1)
+            np.testing.assert_allclose(ends, expected, rtol=1e-5, atol=1e-6)
+        assert axes.get_ylim() == bars[0].get_ylim()
+    left, right = images(figure)[::2], images(figure)[1::2]
+    for row in range(3):
+        assert np.array_equal(shown(figure, left[row]), figures.tiles(given[row][None, None], 14))
+        assert np.array_equal(shown(figure, right[row]), figures.tiles(back[row][None, None], 14))
+    assert_nothing_is_cut_off(figure)
+
+
+def test_bars_of_classes_stand_above_their_images() -> None:
+    mse, count = torch.tensor([0.01, float("nan"), 0.03]), torch.tensor([5, 0, 7])
+    examples = Panel(torch.rand(2, 3, 1, 8, 8), rows=["best", "reconstructed"])
+    figure = figures.class_mse(mse, count, ["cat", "dog", "$bird$"], examples, TITLE)
+    bars, grid = figure.axes
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([0.01, 0, 0.03])
+    colors = [matplotlib.colors.to_rgb(bar.get_facecolor()) for bar in bars.patches]
+    assert colors == [matplotlib.colors.to_rgb(color) for color in figures.class_colors(3)]
+    (mean,) = bars.lines
+    assert list(mean.get_ydata()) == pytest.approx([0.02, 0.02])
+    assert {"n/a", "0.0100", "0.0300", "mean over classes 0.0200"} <= words(figure).keys()
+    assert [text.get_text() for text in bars.get_xticklabels()] == ["cat", "dog", "$bird$"]
+    for column, bar in enumerate(bars.patches):
+        middle = bars.transData.transform((bar.get_x() + bar.get_width() / 2, 0))[0]
+        assert middle == pytest.approx(grid.get_window_extent().x0 + 28 + column * 58, abs=1)
+    assert np.array_equal(shown(figure, grid), figures.tiles(examples.images, 7))
+    assert_nothing_is_cut_off(figure)
+
+
+def test_many_classes_have_bars_alone() -> None:
+    figure = figures.class_mse(torch.rand(60), torch.ones(60), [f"class {k}" for k in range(60)], None, TITLE)
+    (bars,) = figure.axes
+    assert len(bars.patches) == 60
+    assert_nothing_is_cut_off(figure)
+
+
+ROWS = [
+    {"epoch": 1, "train/loss": 9.0, "train/elbo": -9.0, "train/kl": 3.0, "val/elbo": -8.0, "val/kl": 2.0, "val/mse": 0.2},
+    {"epoch": 2, "train/loss": 8.0, "train/elbo": -8.0, "train/kl": 1.0, "val/elbo": -7.0, "val/kl": 3.0, "val/mse": 0.1},
+    {"epoch": 3, "train/loss": 7.0, "train/elbo": -7.0, "train/kl": 2.0},
+]
+
+
+def test_curves_are_the_numbers_over_the_epochs() -> None:
+    kl = {"training": torch.tensor([[0.0, 2.0], [0.5, 1.0], [1.5, 0.5]]), "validation": torch.full((3, 2), 0.1)}
+    kl["validation"][2] = float("nan")
+    figure = figures.curves(ROWS, kl, TITLE)
+    named = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    lines = {line.get_label(): line for line in named["ELBO (nats)"].lines}
+    assert list(lines["training"].get_xydata().T[1]) == [-9, -8, -7]
+    assert lines["validation"].get_xydata().tolist() == [[1, -8], [2, -7]]
+    assert [line.get_label() for line in named["loss (nats)"].lines] == ["training"]
+    assert "log-likelihood, reconstruction (nats)" not in named
+    marked = [text.get_text() for text in named["KL (nats)"].texts]
+    assert marked == ["lowest: epoch 2"]  # of the training: it fell and rose; that of the validation only rose
+    heat = named["KL of each latent (nats), training"]
+    np.testing.assert_allclose(heat.images[0].get_array(), [[0.0, 0.5, 1.5], [2.0, 1.0, 0.5]])
+    assert [text.get_text() for text in heat.get_yticklabels()] == ["z0", "z1"]
+    other = named["KL of each latent (nats), validation"].images[0]
+    assert other.get_clim() == heat.images[0].get_clim() == (0, 2)
+    assert_nothing_is_cut_off(figure)
+
+
+def test_curves_of_what_has_no_density_are_there_under_their_name() -> None:
+    rows = [{"epoch": 1, "train/loss": 1.0, "val/elbo_unnormalised": -5.0}]
+    figure = figures.curves(rows, {}, TITLE)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss (nats)", "ELBO (nats)"]
+    assert_nothing_is_cut_off(figure)
+
+
+@pytest.mark.parametrize("columns", [["1"] * 3, ["a long name", "another one that is longer", "b"], []])
+@pytest.mark.parametrize("title", [TITLE, Title("w " * 200, "m " * 300, "$c$ " * 400), Title("short")])
+@pytest.mark.parametrize("rows", [[], ["row", "a row of a longer name"]])
+def test_nothing_is_cut_off(columns: list[str], title: Title, rows: list[str]) -> None:
+    figure = figures.grids([Panel(torch.rand(2, 3, 3, 8, 8), "panel", rows, columns)], title)
+    assert_nothing_is_cut_off(figure)
+    assert set(rows) | set(columns) <= words(figure).keys()
+
+
+def test_every_class_has_a_colour_of_its_own() -> None:
+    for count in (1, 2, 10, 11, 100):
+        colors = figures.class_colors(count)
+        assert len({tuple(color) for color in colors}) == count
+    assert figures.class_colors(3) == figures.class_colors(10)[:3]
+
+
+def test_figures_need_no_window() -> None:
+    script = (
+        "import sys, torch; from vae_lab.figures import *; import io\n"
+        "figure = grids([Panel(torch.rand(1, 1, 1, 8, 8))], Title('a')); figure.savefig(io.BytesIO())\n"
+        "assert 'matplotlib.pyplot' not in sys.modules; print(type(figure.canvas).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "FigureCanvasAgg"
