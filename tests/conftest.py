@@ -22,6 +22,8 @@ from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.networks import MLP
 from vae_lab.posteriors import Normal
 from vae_lab.priors import StandardNormal
+from vae_lab.runs import Run
+from vae_lab.train import train
 
 IMAGE = (1, 4, 4)
 LATENT = 3
@@ -148,3 +150,11 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small model that was trained on digits for two epochs, with noise and three latents; not to be changed."""
+    path = tmp_path_factory.mktemp("digits") / "run"
+    small = ["latent_dim=3", "encoder.hidden=[32]", "decoder.hidden=[32]", "trainer.max_epochs=2"]
+    return train(["data=digits", "noise=salt_and_pepper", *small, "callbacks=curves", f"hydra.run.dir={path}"])

@@ -199,8 +199,24 @@ def test_many_classes_have_bars_alone() -> None:
 
 
 ROWS = [
-    {"epoch": 1, "train/loss": 9.0, "train/elbo": -9.0, "train/kl": 3.0, "val/elbo": -8.0, "val/kl": 2.0, "val/mse": 0.2},
-    {"epoch": 2, "train/loss": 8.0, "train/elbo": -8.0, "train/kl": 1.0, "val/elbo": -7.0, "val/kl": 3.0, "val/mse": 0.1},
+    {
+        "epoch": 1,
+        "train/loss": 9.0,
+        "train/elbo": -9.0,
+        "train/kl": 3.0,
+        "val/elbo": -8.0,
+        "val/kl": 2.0,
+        "val/mse": 0.2,
+    },
+    {
+        "epoch": 2,
+        "train/loss": 8.0,
+        "train/elbo": -8.0,
+        "train/kl": 1.0,
+        "val/elbo": -7.0,
+        "val/kl": 3.0,
+        "val/mse": 0.1,
+    },
     {"epoch": 3, "train/loss": 7.0, "train/elbo": -7.0, "train/kl": 2.0},
 ]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from vae_lab.metrics import Sums, squared_error
+from vae_lab.metrics import Sums, class_means, squared_error
 
 
 def test_ragged_batches_give_the_mean_over_images() -> None:
@@ -12,6 +12,29 @@ def test_ragged_batches_give_the_mean_over_images() -> None:
     means = sums.means()
     np.testing.assert_allclose([means["a"], means["b"]], [values.mean(), 2 * values.mean()], rtol=1e-14)
     assert sums.means() == {}
+
+
+def test_terms_of_several_numbers_keep_their_places() -> None:
+    values, vectors = torch.rand(23, dtype=torch.float64), torch.rand(23, 3, dtype=torch.float64)
+    sums = Sums()
+    for value, vector in zip(values.split(5), vectors.split(5), strict=True):
+        kept = sums.add({"a": value, "v": vector, "b": 2 * value})
+        assert torch.equal(kept["v"], vector)
+    means = sums.means()
+    np.testing.assert_allclose([means["a"], means["b"]], [values.mean(), 2 * values.mean()], rtol=1e-14)
+    np.testing.assert_allclose(means["v"], vectors.mean(0), rtol=1e-14)
+
+
+def test_a_class_has_the_mean_of_its_images_whatever_their_order() -> None:
+    term, label = torch.rand(1000), torch.randint(5, (1000,))
+    label[label == 3] = 2
+    order = torch.randperm(1000)
+    found, again = class_means(term, label, 6), class_means(term[order], label[order], 6)
+    expected = [term.numpy()[label == each].mean(dtype=np.float64) for each in (0, 1, 2, 4)]
+    np.testing.assert_allclose(found.mean[[0, 1, 2, 4]], expected, rtol=1e-12)
+    np.testing.assert_allclose(found.mean, again.mean, rtol=1e-12)
+    assert found.mean[[3, 5]].isnan().all()
+    assert found.images.tolist() == np.bincount(label, minlength=6).tolist()
 
 
 def test_many_float32_terms_keep_their_precision() -> None:

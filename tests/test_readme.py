@@ -21,7 +21,7 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme"]
+SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme", "callbacks=none"]
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -466,7 +466,12 @@ def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
 @needs_mnist
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
 def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
-    short = ["trainer.limit_train_batches=30", "trainer.max_epochs=2", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"]
+    short = [
+        "trainer.limit_train_batches=30",
+        "trainer.max_epochs=2",
+        "callbacks=none",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     run = train([f"model={model}", "data=mnist", "latent_dim=2", *short])
     before, after = (float(row["train/loss"]) for row in curves(run))
     assert after < before

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import DataError
-from vae_lab.files import whole
+from vae_lab.files import replacing
 
 
 def writers(folder: Path, monitor: str | None, every: int | None = None) -> list[ModelCheckpoint]:
@@ -49,7 +49,7 @@ class Files(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as beside, beside.open("wb") as file:  # which says by an OSError that the disk is full
+        with replacing(path) as beside, beside.open("wb") as file:  # which says by an OSError that the disk is full
             torch.save(checkpoint, file)
 
 

@@ -115,7 +115,7 @@ def each_layer(rule: Rule) -> Rule:
     )
 
 
-AT_LEAST_0, AT_LEAST_1 = whole(0), whole(1)
+AT_LEAST_0, AT_LEAST_1, SEED = whole(0), whole(1), whole(0, 2**32 - 1)
 POSITIVE = Rule("a number above 0", lambda value: is_number(value) and value > 0)
 NOT_NEGATIVE = Rule("a number of at least 0", lambda value: is_number(value) and value >= 0)
 PROBABILITY = Rule("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
@@ -148,7 +148,7 @@ NETWORK = {
 RULES: dict[str, Rule] = {
     "name": Rule("letters, digits, . _ and -", lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII) is not None),
     "latent_dim": AT_LEAST_1,
-    "seed": whole(0, 2**32 - 1),
+    "seed": SEED,
     "print_every": AT_LEAST_1,
     "checkpoint_every": or_null(AT_LEAST_1),
     "resume": Rule("null or the directory of a run", lambda value: value is None or value != ""),
@@ -206,7 +206,7 @@ RULES: dict[str, Rule] = {
 
 # The same for `generate`; what a figure alone can know, it checks itself.
 GENERATE_RULES: dict[str, Rule] = {
-    "seed": whole(0, 2**32 - 1),
+    "seed": SEED,
     "n": or_null(AT_LEAST_1),
     "scale": or_null(AT_LEAST_1),
     "format": one_of(None, "npz", "png"),

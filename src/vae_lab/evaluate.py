@@ -34,7 +34,7 @@ def run(config: DictConfig) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from vae_lab import callbacks, runs
-    from vae_lab.files import whole
+    from vae_lab.files import replacing
     from vae_lab.view import View
 
     found = Path(config.run)
@@ -70,7 +70,7 @@ def run(config: DictConfig) -> dict[str, float]:
         callbacks.write(picture, out / "class_mse.png")
         used = OmegaConf.to_container(tested.config.data, resolve=True)
         settings = {"checkpoint": config.checkpoint, "epoch": tested.module.epoch, "data": used}
-        with whole(out / "metrics.json") as beside:
+        with replacing(out / "metrics.json") as beside:
             beside.write_text(json.dumps({**numbers, **settings}, indent=2, allow_nan=False) + "\n")
     log.info(table(numbers))
     log.info(class_table(report.classes, tested.data.class_names))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside `path`, that takes its name when all is written; nothing stays where it fails."""
     beside = path.with_suffix(".tmp")
     try:

@@ -43,8 +43,6 @@ def run(config: DictConfig) -> list[Path]:
 
     found = Path(config.run)
     out = Path(config.out) if config.out else found / "generated"
-    with runs.writable(out):
-        out.mkdir(parents=True, exist_ok=True)
     if config.animate:
         runs.stored_config(found)  # or it is no run
         return [said(file) for file in animations(found / "figures", names, by_name, out)]
@@ -54,6 +52,8 @@ def run(config: DictConfig) -> list[Path]:
         assert view.test is not None  # read, so that names of classes are known
         with refused("labels"):
             view.numbers(config.labels)
+    with runs.writable(out):
+        out.mkdir(parents=True, exist_ok=True)
     files = [said(file) for file in figures(config, names, by_name, view, out)]
     if config.format is not None:
         files += [said(file) for file in samples(config, view, out)]
@@ -129,7 +129,7 @@ def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
 
     from vae_lab import callbacks
     from vae_lab.figures import tiles
-    from vae_lab.files import whole
+    from vae_lab.files import replacing
 
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
@@ -145,7 +145,7 @@ def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
         arrays: dict[str, Any] = {"z": z.numpy(), "mean": mean.numpy(), "sample": drawn.numpy()}
         if labels is not None:
             arrays["label"] = labels.numpy()
-        with whole(out / "samples.npz") as beside, beside.open("wb") as file:
+        with replacing(out / "samples.npz") as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
         yield out / "samples.npz"
         return
@@ -179,6 +179,7 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         frames = [Image.open(epoch).convert("RGB") for epoch in epochs]
         size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
         frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
+        out.mkdir(parents=True, exist_ok=True)
         times = [600] * (len(frames) - 1) + [2000]  # milliseconds; the last stands a while
         frames[0].save(out / f"{name}.gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
         made = True

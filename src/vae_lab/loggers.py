@@ -15,7 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from vae_lab.errors import ConfigError, DataError
-from vae_lab.files import whole
+from vae_lab.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Curves(_Plain):
             return
         rows: list[dict[str, Any]] = [row for row in read_curves(self.path) if int(row["epoch"]) < metrics["epoch"]]
         rows.append({"epoch": metrics["epoch"], "step": step, **metrics})
-        with whole(self.path) as beside, beside.open("w", newline="") as file:
+        with replacing(self.path) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
             writer.writeheader()
             writer.writerows(rows)

@@ -21,7 +21,7 @@ from vae_lab import checkpoints
 from vae_lab.config import Config, binarization, check, part
 from vae_lab.data import Downloaded, ImageData
 from vae_lab.errors import ConfigError, DataError
-from vae_lab.files import whole
+from vae_lab.files import replacing
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 from vae_lab.objectives import Compiled
@@ -65,7 +65,7 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
 @rank_zero_only
 def finish(path: Path, metrics: dict[str, Any]) -> None:
     """Write the final numbers, which also say that the run has ended."""
-    with writable(path), whole(path / "metrics.json") as beside:
+    with writable(path), replacing(path / "metrics.json") as beside:
         beside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 

@@ -149,6 +149,7 @@ class View:
         """Return the posteriors of the first `count` test images."""
         return self.encode(torch.arange(min(count, len(self.test))))
 
+    @torch.no_grad()
     def encode(self, indices: Tensor) -> Codes:
         """Return the posteriors of test images at some indices (M,)."""
         means, stds = [], []
@@ -159,6 +160,7 @@ class View:
                 stds.append(q.stddev.float().cpu())
         return Codes(torch.cat(means), torch.cat(stds) if stds else None, self.test.label[indices].cpu())
 
+    @torch.no_grad()
     def decode(self, z: Tensor, sampled: bool = False) -> Tensor:
         """Return the images of latents (..., D): the mean of p(x|z), or one sample of it (..., C, H, W); on the CPU."""
         images = []

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,12 +15,38 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from vae_lab import loggers
+from vae_lab.config import AT_LEAST_1, POSITIVE, SEED, TRUE_OR_FALSE, Rule, or_null
 from vae_lab.figures import Title
-from vae_lab.files import whole
+from vae_lab.files import replacing
 from vae_lab.module import VAEModule
 from vae_lab.view import View
 
 log = logging.getLogger(__name__)
+
+
+def is_list(value: object) -> bool:
+    """Tell whether a value is a list of values, which a word is not."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+# What the options of figures have to be: by their names, else by their types.
+LIST = or_null(Rule("a list", is_list))
+NAMED = {
+    "seed": SEED,
+    "epochs": or_null(
+        Rule(
+            "a list of whole numbers of at least 1", lambda value: is_list(value) and all(map(AT_LEAST_1.holds, value))
+        )
+    ),
+    "label": Rule("a class", lambda value: not is_list(value)),
+}
+KINDS: dict[Any, Rule] = {
+    int: AT_LEAST_1,
+    int | None: or_null(AT_LEAST_1),
+    float: POSITIVE,
+    float | None: or_null(POSITIVE),
+    bool: TRUE_OR_FALSE,
+}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -37,7 +63,7 @@ class Drawing(Callback, ABC):
         seed: of whatever is random in the figure: the same in every epoch, so that they compare.
 
     Raises:
-        ValueError: for a number below 1.
+        ValueError: for a value of another type, or a number below 1.
     """
 
     name: ClassVar[str]  # of the figure, and so of its folder
@@ -51,16 +77,9 @@ class Drawing(Callback, ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "seed":
-                continue
-            if field.type in (int, int | None) and value is not None:
-                whole = type(value) is int and value >= 1
-                if not whole:
-                    raise ValueError(f"{field.name}={value} must be a whole number of at least 1")
-        if self.epochs is not None and (
-            isinstance(self.epochs, str) or not all(type(epoch) is int and epoch >= 1 for epoch in self.epochs)
-        ):
-            raise ValueError(f"epochs={self.epochs} must be a list of whole numbers of at least 1")
+            rule = NAMED.get(field.name) or KINDS.get(field.type, LIST)
+            if not rule.holds(value):
+                raise ValueError(f"{field.name}={value} must be {rule.words}")
 
     @abstractmethod
     def figure(self, view: View) -> Figure:
@@ -126,5 +145,5 @@ def write(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.canvas.draw()
     pixels = np.asarray(cast(FigureCanvasAgg, figure.canvas).buffer_rgba())[..., :3]
-    with whole(file) as beside:  # half the time of matplotlib's own, which writes how opaque each pixel is
+    with replacing(file) as beside:  # half the time of matplotlib's own, which writes how opaque each pixel is
         Image.fromarray(pixels).save(beside, "PNG", compress_level=2, dpi=(figure.dpi, figure.dpi))

@@ -152,11 +152,11 @@ class Manifold(Grid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reach is not None and not 0 < self.reach < float("inf"):
-            raise ValueError(f"reach={self.reach} must be a number above 0, or null")
-        if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
+        numbers = all(type(each) in (int, float) for each in self.quantiles)
+        if not numbers or len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
             raise ValueError(f"quantiles={list(self.quantiles)} must be two, rising, above 0 and below 1")
-        if len(set(self.dimensions)) != 2 or not all(type(each) is int and each >= 0 for each in self.dimensions):
+        wrong = len(self.dimensions) != 2 or len(set(self.dimensions)) != 2
+        if wrong or not all(type(each) is int and each >= 0 for each in self.dimensions):
             raise ValueError(f"dimensions={list(self.dimensions)} must be two different ones, from 0 on")
 
     def refuses(self, view: View) -> str | None:
@@ -267,9 +267,6 @@ class Traversals(Grid):
         reach: where they begin and end, in units of a standard normal prior's σ.
         label: class of the test image, None for the first.
         images: number of test images that the activity is measured on.
-
-    Raises:
-        ValueError: for a value outside its range.
     """
 
     name: ClassVar[str] = "traversals"
@@ -278,11 +275,6 @@ class Traversals(Grid):
     reach: float = 3.0
     label: int | str | None = None
     images: int = 1000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.reach < float("inf"):
-            raise ValueError(f"reach={self.reach} must be a number above 0")
 
     def refuses(self, view: View) -> str | None:
         """Return that the label is unknown."""
@@ -369,7 +361,7 @@ def check_pair(labels: Labels | None) -> None:
     Raises:
         ValueError: for those.
     """
-    if labels is not None and (isinstance(labels, str) or len(labels) != 2):
+    if labels is not None and len(labels) != 2:
         raise ValueError(f"labels={labels} must be two classes")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_lab import figures, loggers
 from vae_lab.callbacks.drawing import Drawing
-from vae_lab.files import whole
+from vae_lab.files import replacing
 from vae_lab.metrics import ClassMeans, class_means, squared_error
 from vae_lab.module import VAEModule
 from vae_lab.view import View
@@ -131,6 +131,7 @@ class ClassMse(Drawing):
             figure = self.picture(view, report)
         self.keep(figure, view, trainer)
 
+    @torch.no_grad()
     def report(self, view: View) -> ClassReport:
         """Return the errors of all test images, in the order of the split."""
         errors = []
@@ -156,6 +157,7 @@ class ClassMse(Drawing):
         examples = None if many else self.extremes(view, report)
         return figures.class_mse(mse, images, names, examples, self.title(view, "Error by class", caption), self.scale)
 
+    @torch.no_grad()
     def extremes(self, view: View, report: ClassReport) -> figures.Panel:
         """Return the images of each class with the least and the greatest error, and their reconstructions."""
         blank = torch.full(view.data.shape, float("nan"))
@@ -178,7 +180,7 @@ class ClassMse(Drawing):
 
 def write_table(path: Path, means: ClassMeans, names: list[str]) -> None:
     """Write `class_mse.csv`: class, name, images, mse; a class without images has no mse."""
-    with whole(path) as beside, beside.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "name", "images", "mse"])
         for each, (mse, images) in enumerate(zip(*(column.tolist() for column in means), strict=True)):

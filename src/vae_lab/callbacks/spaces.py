@@ -66,7 +66,7 @@ class Tsne(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.perplexity < float("inf"):
+        if self.perplexity < 1:
             raise ValueError(f"perplexity={self.perplexity} must be a number of at least 1")
         if self.iterations < 250:
             raise ValueError(f"iterations={self.iterations} must be at least 250")

@@ -1,0 +1,523 @@
+"""When figures are drawn, what of, and that a training does not notice."""
+
+import csv
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from vae_lab import callbacks, checkpoints, figures, latents, runs
+from vae_lab.callbacks import Drawing
+from vae_lab.commandline import CONF
+from vae_lab.errors import ConfigError
+from vae_lab.runs import Run
+from vae_lab.train import train
+from vae_lab.view import View
+
+SMALL = ["data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "latent_dim=2"]
+EVERY = sorted(
+    file.stem for file in (CONF / "callbacks").glob("[!_]*.yaml") if file.stem not in ("none", "all", "default")
+)
+DRAWINGS = {each.name: each for each in vars(callbacks).values() if isinstance(each, type) and hasattr(each, "name")}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Run]:
+    def run(*overrides: str, name: str = "run") -> Run:
+        return train([*SMALL, f"hydra.run.dir={tmp_path / name}", *overrides])
+
+    return run
+
+
+@pytest.fixture
+def view(digits_run: Run) -> View:
+    return View(digits_run.module.vae, digits_run.data, epoch=2, path=digits_run.path)
+
+
+def drawn(run: Run) -> dict[str, list[str]]:
+    """The figures of each name in a run's directory."""
+    return {folder.name: sorted(f.name for f in folder.iterdir()) for folder in (run.path / "figures").iterdir()}
+
+
+def cut(figure: Figure, rows: int, columns: int, size: int = 56, gap: int = 2, place: int = 0) -> np.ndarray:
+    """The tiles of a figure's grid of images, (rows, columns, size, size) in 0 … 255."""
+    grids = [axes.images[0].get_array() for axes in figure.axes if axes.images and not axes.axison]
+    grid = grids[place][..., 0]
+    assert grid.shape == (rows * (size + gap) - gap, columns * (size + gap) - gap)
+    step = size + gap
+    return np.array(
+        [[grid[r * step : r * step + size, c * step : c * step + size] for c in range(columns)] for r in range(rows)]
+    )
+
+
+def bytes_of(images: Tensor, scale: int = 7) -> np.ndarray:
+    """Images (..., 1, 8, 8) as `cut` gives them."""
+    values = images.detach().squeeze(-3).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    return values.repeat(scale, -1).repeat(scale, -2)
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def test_there_is_a_yaml_for_every_figure() -> None:
+    assert sorted(DRAWINGS) == EVERY
+    assert len(EVERY) == 13
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_yaml_has_every_option_with_its_default(name: str) -> None:
+    from dataclasses import asdict
+
+    from vae_lab.commandline import compose
+
+    config, _ = compose("train", [f"callbacks={name}"])
+    (drawing,) = runs.build_each(config, "callbacks").values()
+    assert type(drawing) is DRAWINGS[name]
+    stated, options = dict(config.callbacks[name]), asdict(DRAWINGS[name]())
+    assert stated.keys() - {"_target_"} == options.keys()
+    for option, default in options.items():
+        if option != "every_n_epochs":
+            value = stated[option]
+            assert (tuple(value) if isinstance(default, tuple) else value) == default, option
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({}, [7]),
+        ({"every_n_epochs": 3}, [3, 6, 7]),
+        ({"every_n_epochs": 1}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"epochs": [1, 5, 100]}, [1, 5]),
+        ({"epochs": [1, 7], "every_n_epochs": 2}, [1, 7]),
+    ],
+)
+def test_a_figure_is_due_at_its_interval_and_at_the_end_or_at_its_epochs(options: dict, epochs: list[int]) -> None:
+    drawing = callbacks.Samples(**options)
+    assert [epoch for epoch in range(1, 8) if drawing.is_due(epoch, last=epoch == 7)] == epochs
+
+
+def test_figures_lie_where_they_are_looked_for(small: Callable[..., Run]) -> None:
+    run = small("trainer.max_epochs=3", "callbacks.samples.epochs=[1,2]", "callbacks.latent_map.every_n_epochs=2")
+    found = drawn(run)
+    assert found.pop("samples") == ["epoch-0001.png", "epoch-0002.png"]
+    assert found.pop("latent_map") == ["epoch-0002.png", "epoch-0003.png"]
+    assert found.pop("class_mse") == [f"epoch-{run.module.epoch:04d}.png"]  # of the weights that were tested
+    last = {"curves", "reconstructions", "manifold", "interpolation", "traversals", "class_samples", "latent_bars"}
+    assert found == {name: ["epoch-0003.png"] for name in last}
+    for file in run.path.glob("figures/*/*"):
+        with Image.open(file) as image:
+            assert min(image.size) > 100
+    assert "figures left out" not in (run.path / "train.log").read_text()
+
+
+MODELS = {
+    "noise and dropout": ["noise=gaussian", "encoder.dropout=0.2", "data.binarize=dynamic"],
+    "batch norm": ["model=bernoulli_conv", "encoder.norm=BatchNorm2d", "decoder.norm=BatchNorm2d", "data.shift=1"],
+    "an autoencoder": ["model=ae_mlp"],
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_training_does_not_notice_its_figures(tmp_path: Path, model: str) -> None:
+    size = [] if model == "batch norm" else ["encoder.hidden=[16]", "decoder.hidden=[16]"]
+    options = ["data=digits", "latent_dim=3", *size, *MODELS[model], "trainer.max_epochs=3"]
+    short = ["callbacks.tsne.n=60", "callbacks.tsne.iterations=250"]
+    each = [f"callbacks.{name}.every_n_epochs=1" for name in EVERY]
+    left = [] if model == "noise and dropout" else ["callbacks.denoising.optional=true"]
+    plain = train([*options, "callbacks=none", f"hydra.run.dir={tmp_path / 'plain'}"])
+    looked = train([*options, "callbacks=all", *short, *each, *left, f"hydra.run.dir={tmp_path / 'looked'}"])
+    count = {"noise and dropout": 13, "batch norm": 12, "an autoencoder": 10}[model]
+    assert len(drawn(looked)) == count
+    assert all(len(found) == 3 for found in drawn(looked).values())
+    log = (looked.path / "train.log").read_text()
+    assert "failed" not in log
+    assert ("figures left out: samples (an autoencoder has no prior" in log) == (model == "an autoencoder")
+    for name in ("last", "best"):
+        ours, theirs = (checkpoints.read(checkpoints.find(run.path / "checkpoints", name)) for run in (looked, plain))
+        for part, weight in ours["state_dict"].items():
+            assert torch.equal(weight, theirs["state_dict"][part]), part
+        assert str(ours["optimizer_states"]) == str(theirs["optimizer_states"])
+    numbers = {key: value for key, value in plain.metrics.items() if "/" in key}
+    assert {key: looked.metrics[key] for key in numbers} == numbers
+
+
+def test_the_same_images_and_latents_are_drawn_in_every_epoch(small: Callable[..., Run]) -> None:
+    run = small("trainer.max_epochs=2", "callbacks=reconstructions", "callbacks.reconstructions.every_n_epochs=1")
+    first, second = (
+        np.asarray(Image.open(run.path / "figures" / "reconstructions" / f"epoch-000{epoch}.png")) for epoch in (1, 2)
+    )
+    assert first.shape == second.shape
+    changed = np.flatnonzero((first != second).any((1, 2)))
+    truth = figures.tiles((run.data.test.image[View(run.module.vae, run.data, 2).chosen(10)] > 127)[None].float(), 7)
+    rows = [top for top in range(len(first) - 56) if np.array_equal(first[top : top + 56, -16 - 578 : -16], truth)]
+    assert len(rows) == 1
+    assert not set(range(rows[0], rows[0] + 56)) & set(changed)  # the truth stands still
+    assert set(range(rows[0] + 80, rows[0] + 150)) & set(changed)  # what the model makes of it does not
+
+
+def test_a_figure_that_fails_is_a_line_in_the_log(small: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Drawing, view: View) -> Figure:
+        torch.rand(3)
+        raise RuntimeError("no ink\nleft")
+
+    plain = small("callbacks=none", "trainer.max_epochs=2", name="plain")
+    monkeypatch.setattr(callbacks.Samples, "figure", fails)
+    run = small("callbacks=[samples,curves]", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
+    said = [line for line in (run.path / "train.log").read_text().splitlines() if "failed" in line]
+    assert len(said) == 2
+    assert "figure samples of epoch 1 failed: RuntimeError: no ink left (test_callbacks.py, line" in said[0]
+    assert drawn(run) == {"curves": ["epoch-0002.png"]}
+    assert run.metrics["test/elbo"] == plain.metrics["test/elbo"]
+
+
+def test_a_run_that_goes_on_keeps_its_curves(small: Callable[..., Run]) -> None:
+    options = ("noise=gaussian", "callbacks=curves", "callbacks.curves.every_n_epochs=1")
+    whole = small(*options, "trainer.max_epochs=4", name="whole")
+    half = small(*options, "trainer.max_epochs=2")
+    resumed = train([f"resume={half.path}", "trainer.max_epochs=4"])
+    ours, theirs = ((run.path / "kl_per_dimension.csv").read_text() for run in (resumed, whole))
+    assert ours == theirs
+    assert drawn(resumed) == drawn(whole)
+
+
+def test_the_kl_of_each_latent_adds_up_to_the_kl(digits_run: Run) -> None:
+    def rows(name: str) -> list[dict[str, str]]:
+        with (digits_run.path / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    parts, whole = rows("kl_per_dimension.csv"), rows("metrics.csv")
+    assert [row["epoch"] for row in parts] == ["1", "2"]
+    for part, row in zip(parts, whole, strict=True):
+        assert part.keys() == {"epoch", "step", *(f"{stage}/{k}" for stage in ("train", "val") for k in range(3))}
+        for stage in ("train", "val"):
+            total = sum(float(part[f"{stage}/{k}"]) for k in range(3))
+            assert total == pytest.approx(float(row[f"{stage}/kl"]), rel=1e-6)
+
+
+def test_loggers_that_take_images_get_them(small: Callable[..., Run]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = small("trainer.max_epochs=2", "callbacks=samples", "callbacks.samples.every_n_epochs=1", "logger=tensorboard")
+    events = EventAccumulator(str(run.path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["figures/samples"]
+    logged = events.Images("figures/samples")
+    assert [event.step for event in logged] == [11, 22]
+    with Image.open(run.path / "figures" / "samples" / "epoch-0002.png") as image:
+        assert (logged[1].width, logged[1].height) == image.size
+
+
+def test_wandb_gets_a_figure_by_its_file(tmp_path: Path) -> None:
+    from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+    from vae_lab.loggers import show
+
+    given = []
+    wandb = WandbLogger.__new__(WandbLogger)
+    wandb.log_image = lambda **options: given.append(options)
+    show([CSVLogger(tmp_path), wandb], "figures/samples", tmp_path / "a.png", 7)
+    assert given == [{"key": "figures/samples", "images": [str(tmp_path / "a.png")], "step": 7}]
+
+
+def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
+    for rank, expected in ((1, []), (0, ["epoch-0002.png"])):
+        trainer = SimpleNamespace(
+            is_global_zero=rank == 0, default_root_dir=tmp_path, datamodule=view.data, loggers=[], global_step=0
+        )
+        callbacks.Samples().on_train_end(trainer, digits_run.module)
+        assert [file.name for file in tmp_path.glob("figures/samples/*")] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["callbacks=manifold", "latent_dim=1"],
+            "callbacks.manifold needs latent dimensions [0, 1], and latent_dim is 1",
+        ),
+        (["callbacks=[default,manifold]", "latent_dim=1"], "callbacks.manifold needs"),
+        (["callbacks=latent_map", "latent_dim=1"], "callbacks.latent_map needs two latent dimensions"),
+        (["callbacks=denoising"], "callbacks.denoising there is no noise"),
+        (["callbacks=samples", "model=ae_mlp"], "callbacks.samples an autoencoder has no prior"),
+        (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation 12 is no class of Digits"),
+        (["callbacks.interpolation.labels=[1]"], "callbacks.interpolation: labels=[1] must be two classes"),
+        (["callbacks.samples.n=0"], "callbacks.samples: n=0 must be a whole number of at least 1"),
+        (["callbacks.samples.n=1.5"], "callbacks.samples: n=1.5 must be"),
+        (["callbacks.samples.every_n_epochs=0"], "callbacks.samples: every_n_epochs=0 must be"),
+        (["callbacks.samples.epochs=[0]"], "callbacks.samples: epochs=[0] must be null or a list"),
+        (["callbacks.samples.epochs=3"], "callbacks.samples: epochs=3 must be null or a list"),
+        (["callbacks.manifold.quantiles=[0,1]"], "callbacks.manifold: quantiles=[0, 1] must be"),
+        (["callbacks.manifold.dimensions=[1,1]"], "callbacks.manifold: dimensions=[1, 1] must be"),
+        (["callbacks.manifold.reach=-2"], "callbacks.manifold: reach=-2 must be null"),
+        (["callbacks.manifold.reach=abc"], "callbacks.manifold: reach=abc must be null or a number above 0"),
+        (["callbacks.traversals.reach=0"], "callbacks.traversals: reach=0 must be"),
+        (["callbacks.samples.optional=maybe"], "callbacks.samples: optional=maybe must be true or false"),
+        (["callbacks.samples.seed=-1"], "callbacks.samples: seed=-1 must be"),
+        (["callbacks.reconstructions.labels=3"], "callbacks.reconstructions: labels=3 must be null or a list"),
+        (["callbacks.samples.foo=3"], "foo is no key"),
+        (["callbacks=tsne", "callbacks.tsne.perplexity=0"], "callbacks.tsne: perplexity=0 must be"),
+        (["callbacks=tsne", "callbacks.tsne.iterations=20"], "callbacks.tsne: iterations=20 must be"),
+        (["+callbacks.tsne.n=20"], "callbacks.tsne has no _target_"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_written(
+    small: Callable[..., Run], tmp_path: Path, options: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        small(*options)
+    assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_default_set_leaves_out_what_does_not_fit(small: Callable[..., Run]) -> None:
+    run = small("latent_dim=1", "trainer.max_epochs=1")
+    (line,) = [line for line in (run.path / "train.log").read_text().splitlines() if "left out" in line]
+    assert "manifold (needs latent dimensions [0, 1], and latent_dim is 1)" in line
+    assert "latent_map" in line
+    assert "denoising" not in line  # that there is no noise is nothing to tell
+    assert {"manifold", "latent_map", "denoising"} & drawn(run).keys() == set()
+
+
+def test_a_figure_can_be_left_out_by_null(small: Callable[..., Run]) -> None:
+    run = small("trainer.max_epochs=1", "callbacks=[samples,curves]", "callbacks.samples=null")
+    assert list(drawn(run)) == ["curves"]
+
+
+# What each figure shows
+
+
+def test_reconstructions_are_truth_mean_and_sample(view: View) -> None:
+    figure = callbacks.Reconstructions(n=15).draw(view)
+    chosen = view.chosen(15)
+    with torch.no_grad():
+        truth = (view.test.image[chosen] > 127).float()
+        mean = view.vae.decode(view.vae.encode(truth).mean).mean
+    for block, part in enumerate((slice(0, 10), slice(10, 15))):
+        tiles = cut(figure, 3, len(range(15)[part]), place=block)
+        assert np.array_equal(tiles[0], bytes_of(truth[part]))
+        assert np.abs(tiles[1].astype(int) - bytes_of(mean[part])).max() <= 1
+        assert set(np.unique(tiles[2])) == {0, 255}
+    said = words(figure)
+    assert [name for name in said if name in ("truth", "input", "mean", "sample")] == ["truth", "mean", "sample"] * 2
+    assert [name for name in said if name.isdigit()] == [*"0123456789", *"01234"]
+
+
+def test_reconstructions_show_an_input_that_is_another_image(digits_run: Run) -> None:
+    run = runs.load(digits_run.path, data={"binarize_input": False})
+    view = View(run.module.vae, run.data, 2)
+    figure = callbacks.Reconstructions(n=4, labels=[5, 2]).draw(view)
+    grey = view.test.image[view.chosen(4, [5, 2])] / 255
+    tiles = cut(figure, 4, 4)
+    assert np.array_equal(tiles[0], bytes_of((grey > 0.5).float()))
+    assert np.array_equal(tiles[1], bytes_of(grey))
+    assert [name for name in words(figure) if name.isdigit()] == ["5", "2", "5", "2"]
+    assert "input" in words(figure)
+
+
+def test_denoising_says_what_it_gains(view: View) -> None:
+    figure = callbacks.Denoising(n=10).draw(view)
+    tiles = cut(figure, 3, 10) / 255
+    original = (view.test.image[view.chosen(10)] > 127).float()
+    assert np.array_equal(tiles[0] * 255, bytes_of(original))
+    for row, name in ((1, "noisy"), (2, "restored")):
+        (said,) = [line for line in words(figure) if line.startswith(f"{name}, MSE")]
+        assert float(said.rpartition(" ")[2]) == pytest.approx(((tiles[row] - tiles[0]) ** 2).mean(), abs=1e-3)
+    flipped = (tiles[1] != tiles[0]).mean()
+    assert 0.05 < flipped < 0.15  # one fifth becomes black or white, and half of these were so before
+
+
+def test_samples_are_those_of_the_prior(view: View) -> None:
+    figure = callbacks.Samples(n=10, seed=5).draw(view)
+    with view.undisturbed(5):
+        mean = view.vae.decode(torch.randn(10, 3)).mean
+    tiles = cut(figure, 3, 4, place=0)
+    assert np.abs(tiles.reshape(12, 56, 56)[:10].astype(int) - bytes_of(mean)).max() <= 1
+    assert (tiles.reshape(12, 56, 56)[10:] == 255).all()  # what is left over of the square
+    drawn_pixels = cut(figure, 3, 4, place=1).reshape(12, 56, 56)[:10]
+    assert set(np.unique(drawn_pixels)) == {0, 255}
+    assert {"mean E[x|z]", "sample x ~ p(x|z)"} <= set(words(figure))
+
+
+@pytest.mark.parametrize("reach", [None, 2.0])
+def test_a_manifold_is_the_decoder_over_a_grid(view: View, reach: float | None) -> None:
+    figure = callbacks.Manifold(n=5, reach=reach, dimensions=[2, 0]).draw(view)
+    values = latents.quantiles(5) if reach is None else torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    tiles = cut(figure, 5, 5, gap=0)
+    for row in range(5):
+        for column in range(5):
+            z = torch.tensor([values[4 - row], 0.0, values[column]])
+            with torch.no_grad():
+                expected = bytes_of(view.vae.decode(z).mean)
+            assert np.abs(tiles[row, column].astype(int) - expected).max() <= 1
+    assert "Sweep over z2 and z0" in words(figure)
+
+
+def test_an_interpolation_goes_from_one_image_to_the_other(view: View) -> None:
+    figure = callbacks.Interpolation(labels=[3, 8], steps=5).draw(view)
+    tiles = cut(figure, 2, 7)
+    ends = (view.test.image[view.chosen(2, [3, 8])] > 127).float()
+    with torch.no_grad():
+        first, last = view.vae.encode(ends).mean
+        for row, path in enumerate((latents.linear, latents.spherical)):
+            expected = bytes_of(view.vae.decode(path(first, last, 5)).mean)
+            assert np.abs(tiles[row, 1:6].astype(int) - expected).max() <= 1
+            assert np.array_equal(tiles[row, [0, 6]], bytes_of(ends))
+    assert "From 3 to 8" in words(figure)
+    assert [name for name in words(figure) if name in ("linear", "spherical")] == ["linear", "spherical"]
+
+
+def test_an_interpolation_within_a_class_takes_two_images(view: View) -> None:
+    tiles = cut(callbacks.Interpolation(labels=[3, 3], steps=2).draw(view), 2, 4)
+    assert not np.array_equal(tiles[0, 0], tiles[0, 3])
+
+
+def test_a_transition_is_read_line_by_line(view: View) -> None:
+    figure = callbacks.Transition(labels=[0, 7], n=4).draw(view)
+    ends = (view.test.image[view.chosen(2, [0, 7])] > 127).float()
+    with torch.no_grad():
+        z = latents.linear(*view.vae.encode(ends).mean, 16)
+        expected = bytes_of(view.vae.decode(z).mean)
+    assert np.abs(cut(figure, 4, 4).reshape(16, 56, 56).astype(int) - expected).max() <= 1
+
+
+def test_traversals_put_the_most_active_first(view: View) -> None:
+    figure = callbacks.Traversals(steps=5, n=2).draw(view)
+    codes = view.codes(1000)
+    normal = torch.distributions.Normal
+    kl = torch.distributions.kl_divergence(normal(codes.mean, codes.std), normal(0.0, 1.0)).mean(0)
+    order = kl.argsort(descending=True).tolist()[:2]
+    rows = [line for line in words(figure) if line.startswith("z")]
+    assert rows == [f"z{each}, KL {kl[each]:.2f}" for each in order]
+    tiles = cut(figure, 2, 5)
+    with torch.no_grad():
+        start = view.vae.encode((view.test.image[view.chosen(1)] > 127).float()).mean[0]
+        for row, each in enumerate(order):
+            z = start.repeat(5, 1)
+            z[:, each] = torch.linspace(-3, 3, 5)
+            assert np.abs(tiles[row].astype(int) - bytes_of(view.vae.decode(z).mean)).max() <= 1
+    assert [line for line in words(figure) if line[-2:] in (".0", ".5")] == ["-3.0", "-1.5", "0.0", "1.5", "3.0"]
+
+
+def test_class_samples_are_of_the_gaussians_of_the_classes(view: View) -> None:
+    drawing = callbacks.ClassSamples(labels=[4, 1], n=2000)
+    with view.undisturbed(0):
+        z, classes = drawing.sample(view, 2000)
+    assert classes == [4, 1]
+    codes = view.codes(5000)
+    for row, each in enumerate(classes):
+        chosen = codes.label == each
+        error = codes.std[chosen].square().mean(0).sqrt() / 2000**0.5
+        assert ((z[row].mean(0) - codes.mean[chosen].mean(0)).abs() < 5 * error).all()
+        expected = codes.std[chosen].square().mean(0)
+        assert ((z[row].var(0) / expected - 1).abs() < 5 * (2 / 2000) ** 0.5).all()
+    figure = callbacks.ClassSamples(n=3).draw(view)
+    assert cut(figure, 10, 3).shape == (10, 3, 56, 56)
+    assert [name for name in words(figure) if name.isdigit()] == [*"0123456789"]
+
+
+@pytest.mark.parametrize("latent_dim", [2, 3])
+def test_a_latent_map_is_of_the_means(digits_run: Run, small: Callable[..., Run], latent_dim: int) -> None:
+    run = digits_run if latent_dim == 3 else small("trainer.max_epochs=1", "callbacks=none")
+    view = View(run.module.vae, run.data, 1)
+    figure = callbacks.LatentMap(n=200).draw(view)
+    (axes,) = figure.axes
+    mean = view.codes(200).mean
+    if latent_dim == 3:
+        mean = mean @ latents.principal_axes(mean).directions
+        assert "principal axis 1" in axes.get_xlabel()
+    else:
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("z0", "z1")
+    found = axes.collections[0].get_offsets()
+    np.testing.assert_allclose(np.sort(found, 0), np.sort(mean.numpy(), 0), rtol=1e-5)
+    assert len(axes.patches) == 3
+    assert "200 test images" in " ".join(words(figure))
+
+
+def test_tsne_is_seeded_and_says_its_parameters(view: View) -> None:
+    places = [
+        np.asarray(
+            callbacks.Tsne(n=90, iterations=250, perplexity=12.0).draw(view).axes[0].collections[0].get_offsets()
+        )
+        for _ in range(2)
+    ]
+    assert np.array_equal(*places)
+    figure = callbacks.Tsne(n=90, iterations=250, perplexity=12.0).draw(view)
+    assert "90 test images: perplexity 12, pca start, 250 iterations, seed 0" in " ".join(
+        " ".join(words(figure)).split()
+    )
+    callbacks.Tsne(n=5, iterations=250).draw(view)  # a perplexity of 30 needs more points than that
+
+
+def test_latent_bars_are_of_the_posterior(view: View) -> None:
+    figure = callbacks.LatentBars(n=3).draw(view)
+    codes = view.encode(view.chosen(3))
+    bars = [axes for axes in figure.axes if axes.patches]
+    np.testing.assert_allclose([[bar.get_height() for bar in axes.patches] for axes in bars], codes.mean, rtol=1e-5)
+    assert "posterior mean ± σ" in words(figure)
+
+
+def test_an_error_of_a_class_is_numpys(view: View) -> None:
+    report = callbacks.ClassMse().report(view)
+    target = (view.test.image > 127).float()
+    with torch.no_grad():
+        mean = view.vae.decode(view.vae.encode(target).mean).mean
+    error = ((mean.double().numpy() - target.double().numpy()) ** 2).mean((1, 2, 3))
+    label = view.test.label.numpy()
+    expected = [error[label == each].mean() for each in range(10)]
+    np.testing.assert_allclose(report.classes.mean, expected, rtol=1e-6)
+    assert report.classes.images.tolist() == np.bincount(label).tolist()
+    figure = callbacks.ClassMse(examples=2).picture(view, report)
+    tiles = cut(figure, 8, 10)
+    for each in range(10):
+        ranked = np.flatnonzero(label == each)[np.argsort(error[label == each], kind="stable")]
+        for row, place in zip((0, 2, 4, 6), (ranked[0], ranked[1], ranked[-1], ranked[-2]), strict=True):
+            assert np.array_equal(tiles[row, each], bytes_of(target[place])), (row, each)
+            assert np.abs(tiles[row + 1, each].astype(int) - bytes_of(mean[place])).max() <= 1
+    assert words(figure).count("best") == words(figure).count("worst") == 2
+
+
+def test_a_class_without_images_is_not_available(digits_run: Run, tmp_path: Path) -> None:
+    run = runs.load(digits_run.path)
+    run.data.setup()
+    run.data.test = run.data.test.part((run.data.test.label != 4).nonzero().flatten())
+    view = View(run.module.vae, run.data, 2)
+    drawing = callbacks.ClassMse()
+    report = drawing.report(view)
+    assert report.classes.mean[4].isnan()
+    callbacks.write_table(tmp_path / "class_mse.csv", report.classes, run.data.class_names)
+    with (tmp_path / "class_mse.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[4] == {"class": "4", "name": "4", "images": "0", "mse": ""}
+    assert float(rows[5]["mse"]) == float(report.classes.mean[5])
+    figure = drawing.picture(view, report)
+    assert "n/a" in [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert (cut(figure, 4, 10)[:, 4] == 255).all()
+
+
+def test_the_table_of_classes_is_that_of_the_test(small: Callable[..., Run]) -> None:
+    run = small(
+        "trainer.max_epochs=3", "noise=gaussian", "noise.eval=true", "callbacks=class_mse", "data.batch_size=50"
+    )
+    with (run.path / "class_mse.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    images = np.array([int(row["images"]) for row in rows])
+    mse = np.array([float(row["mse"]) for row in rows])
+    assert images.sum() == 359
+    # the very numbers of the test, noise included
+    assert (images * mse).sum() / 359 == pytest.approx(run.metrics["test/mse"], rel=1e-6)
+
+
+def test_curves_need_an_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ValueError, match="no epoch"):
+        callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 2, tmp_path))
+    figure = callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 1, digits_run.path))
+    losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")
+    assert len(losses.lines[0].get_xdata()) == 1  # the epochs that the weights have seen, not those after

@@ -1,0 +1,220 @@
+"""The command `generate`: figures and samples of a finished run, from its directory alone."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import write_images
+from vae_lab import callbacks, runs
+from vae_lab.errors import ConfigError, DataError
+from vae_lab.generate import generate
+from vae_lab.runs import Run
+from vae_lab.train import train
+from vae_lab.view import View
+
+SMALL = ["encoder.hidden=[16]", "decoder.hidden=[16]", "callbacks=none", "trainer.max_epochs=1"]
+
+
+@pytest.fixture
+def moved(digits_run: Run, tmp_path: Path) -> Path:
+    """A copy of the run at another place."""
+    return Path(shutil.copytree(digits_run.path, tmp_path / "elsewhere" / "it"))
+
+
+def test_every_figure_is_drawn(moved: Path) -> None:
+    short = ["figures.tsne.n=60", "figures.tsne.iterations=250"]
+    files = generate([f"run={moved}", "figure=all", *short])
+    assert {file.relative_to(moved / "generated").stem for file in files} == {
+        *("curves", "reconstructions", "denoising", "samples", "manifold", "interpolation", "transition"),
+        *("traversals", "class_samples", "latent_map", "tsne", "latent_bars", "class_mse"),
+    }
+    for file in files:
+        with Image.open(file) as image:
+            assert min(image.size) > 100
+
+
+def test_a_figure_is_the_one_that_the_options_describe(moved: Path, tmp_path: Path) -> None:
+    options = [
+        "figure=[samples,interpolation]",
+        "n=9",
+        "labels=[2,6]",
+        "scale=3",
+        "seed=4",
+        "figures.interpolation.steps=4",
+    ]
+    samples, interpolation = generate([f"run={moved}", *options, f"out={tmp_path / 'out'}"])
+    assert (samples, interpolation) == (tmp_path / "out" / "samples.png", tmp_path / "out" / "interpolation.png")
+    run = runs.load(moved)
+    view = View(run.module.vae, run.data, run.module.epoch, moved)
+    for drawing, file in (
+        (callbacks.Samples(n=9, scale=3, seed=4), samples),
+        (callbacks.Interpolation(labels=[2, 6], steps=4, scale=3, seed=4), interpolation),
+    ):
+        callbacks.write(drawing.draw(view), tmp_path / "expected.png")
+        assert file.read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_checkpoint_can_be_chosen(moved: Path, tmp_path: Path) -> None:
+    (moved / "checkpoints" / "best.ckpt").unlink()
+    generate([f"run={moved}", "figure=samples", "checkpoint=last"])
+    with pytest.raises(DataError, match=r"holds no checkpoint epoch-0001\.ckpt"):
+        generate([f"run={moved}", "figure=samples", "checkpoint=epoch-0001"])
+
+
+def test_samples_as_numbers_are_of_the_prior(moved: Path) -> None:
+    (file,) = generate([f"run={moved}", "format=npz", "n=1500", "seed=3"])
+    with np.load(file) as found:
+        assert found.keys() == {"z", "mean", "sample"}
+        z, mean, sample = (torch.from_numpy(found[name]) for name in ("z", "mean", "sample"))
+    assert z.shape == (1500, 3)
+    assert mean.shape == sample.shape == (1500, 1, 8, 8)
+    assert abs(float(z.mean())) < 5 / 4500**0.5
+    assert abs(float(z.var()) - 1) < 5 * (2 / 4500) ** 0.5
+    with torch.no_grad():
+        expected = runs.load(moved).module.vae.decode(z).mean
+    torch.testing.assert_close(mean, expected)
+    assert set(sample.unique().tolist()) == {0.0, 1.0}
+    assert ((sample - mean).mean(0).abs() < 5 * 0.5 / 1500**0.5).all()
+    again = generate([f"run={moved}", "format=npz", "n=1500", "seed=3"])
+    with np.load(again[0]) as found:
+        assert np.array_equal(found["sample"], sample)
+
+
+def test_samples_of_classes_carry_their_labels(moved: Path) -> None:
+    (file,) = generate([f"run={moved}", "format=npz", "n=4", "labels=[7,1]"])
+    with np.load(file) as found:
+        assert found["label"].tolist() == [7] * 4 + [1] * 4
+        assert found["z"].shape == (8, 3)
+
+
+def test_samples_as_images_are_the_means(moved: Path) -> None:
+    (folder,) = generate([f"run={moved}", "format=png", "n=11", "labels=[5]"])
+    (numbers,) = generate([f"run={moved}", "format=npz", "n=11", "labels=[5]"])
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == [f"{number:02d}-5.png" for number in range(11)]
+    with np.load(numbers) as found:
+        for file, mean in zip(files, found["mean"], strict=True):
+            with Image.open(file) as image:
+                assert np.abs(np.asarray(image.convert("L")) / 255 - mean[0]).max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
+    options = [
+        "data=digits",
+        *SMALL,
+        "latent_dim=2",
+        "callbacks=[samples,curves]",
+        "callbacks.samples.every_n_epochs=1",
+    ]
+    run = train([*options, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'run'}"])
+    (file,) = generate([f"run={run.path}", "animate=true"])  # the curves are there once
+    assert file == run.path / "generated" / "samples.gif"
+    with Image.open(file) as animation:
+        assert animation.n_frames == 3
+        for frame in range(3):
+            animation.seek(frame)
+            with Image.open(run.path / "figures" / "samples" / f"epoch-{frame + 1:04d}.png") as figure:
+                shown, expected = (np.asarray(image.convert("L"), dtype=int) for image in (animation, figure))
+            assert shown.shape == expected.shape
+            assert np.abs(shown - expected).mean() < 3  # of 255: a GIF has 256 colours
+    with pytest.raises(DataError, match="holds 1 figures, and an animation needs two"):
+        generate([f"run={run.path}", "figure=curves", "animate=true"])
+    with pytest.raises(DataError, match="holds 0 figures"):
+        generate([f"run={run.path}", "figure=manifold", "animate=true"])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        (["figure=smples"], ConfigError, "figure=smples must be all, or of curves, reconstructions"),
+        (["figure=[samples,3]"], ConfigError, "figure=3 must be"),
+        (["labels=[12]"], ConfigError, "labels: 12 is no class of Digits: there are 0, 1"),
+        (["labels=[cat]", "format=npz"], ConfigError, "labels: cat is no class"),
+        (["figure=interpolation", "labels=[1]"], ConfigError, "figures.interpolation: labels=[1] must be two classes"),
+        (["figure=manifold", "figures.manifold.dimensions=[0,3]"], ConfigError, "and latent_dim is 3"),
+        (["format=jpg"], ConfigError, "format=jpg must be null, npz or png"),
+        (["n=0"], ConfigError, "n=0 must be"),
+        (["seed=-1"], ConfigError, "seed=-1 must be"),
+        (["device=abacus"], ConfigError, "device=abacus is not there"),
+        (["device=cuda:99"], ConfigError, "device=cuda:99 is not there"),
+        (["checkpoint=first"], DataError, "holds no checkpoint first.ckpt"),
+        (["data.root=/nowhere"], ConfigError, "data.root is no key of the run's data"),
+        (["data=mnist", "data.root=/nowhere"], ConfigError, "data.shape=[1, 28, 28] must be [1, 8, 8]"),
+        (["figures.samples.m=3"], ConfigError, "m is no key"),
+    ],
+)
+def test_a_mistake_is_one_line(moved: Path, options: list[str], kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind) as error:
+        generate([f"run={moved}", *options])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_run_is_said_to_be_none(moved: Path, tmp_path: Path) -> None:
+    for place in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(DataError, match="is no run: it holds no config"):
+            generate([f"run={place}"])
+    assert not (tmp_path / "nothing").exists()
+    shutil.rmtree(moved / "checkpoints")
+    with pytest.raises(DataError, match=r"holds no checkpoint best\.ckpt"):
+        generate([f"run={moved}"])
+    with pytest.raises(ConfigError, match="run has no value"):
+        generate([])
+
+
+def test_what_does_not_fit_is_left_out_unless_asked_for_by_name(tmp_path: Path) -> None:
+    path = train(["data=digits", "model=ae_mlp", *SMALL, "latent_dim=1", f"hydra.run.dir={tmp_path / 'run'}"]).path
+    short = ["figures.tsne.n=60", "figures.tsne.iterations=250"]
+    made = {file.stem for file in generate([f"run={path}", *short])}
+    assert made == {
+        "curves",
+        "reconstructions",
+        "interpolation",
+        "transition",
+        "traversals",
+        "tsne",
+        "latent_bars",
+        "class_mse",
+    }
+    for figure in ("manifold", "latent_map", "samples", "class_samples", "denoising"):
+        with pytest.raises(ConfigError, match=f"figure={figure}"):
+            generate([f"run={path}", f"figure={figure}"])
+    with pytest.raises(ConfigError, match="an autoencoder has none"):
+        generate([f"run={path}", "format=npz"])
+
+
+def test_images_that_were_moved_are_found_again_and_classes_have_names(tmp_path: Path) -> None:
+    write_images(tmp_path / "here" / "train", classes=("ant", "bee"), count=40)
+    options = [
+        "data=folder",
+        f"data.root={tmp_path / 'here'}",
+        "data.shape=[3,8,8]",
+        "model=gaussian_mlp",
+        "data.batch_size=8",
+    ]
+    path = train([*options, *SMALL, "latent_dim=2", f"hydra.run.dir={tmp_path / 'run'}"]).path
+    (tmp_path / "here").rename(tmp_path / "there")
+    generate([f"run={path}", "figure=samples"])  # which looks at no image
+    with pytest.raises(DataError):
+        generate([f"run={path}", "figure=reconstructions"])
+    there = f"data.root={tmp_path / 'there'}"
+    assert len(generate([f"run={path}", "figure=[class_samples,interpolation]", "labels=[bee,ant]", there])) == 2
+    with pytest.raises(ConfigError, match="labels: wasp is no class of Folder: there are ant, bee"):
+        generate([f"run={path}", "labels=[wasp]", there])
+
+
+def test_the_command_says_what_it_wrote_and_how_it_failed(
+    command: Callable[..., subprocess.CompletedProcess[str]], moved: Path, tmp_path: Path
+) -> None:
+    done = command("run=elsewhere/it", "figure=samples", module="vae_lab.generate")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "elsewhere/it/generated/samples.png\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere"]  # no folder of Hydra's
+    failed = command("run=nowhere", module="vae_lab.generate")
+    assert failed.returncode == 3
+    assert failed.stderr == "generate: nowhere is no run: it holds no config.yaml\n"

@@ -1,0 +1,115 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Independent, Normal
+
+from vae_lab import runs
+from vae_lab.runs import Run
+from vae_lab.view import View
+
+
+@pytest.fixture
+def view(digits_run: Run) -> View:
+    return View(digits_run.module.vae, digits_run.data, epoch=2)
+
+
+def test_looking_disturbs_neither_the_model_nor_random_numbers(view: View) -> None:
+    view.vae.train()
+    view.vae.decoder.eval()
+    modes = [module.training for module in view.vae.modules()]
+    torch.manual_seed(7)
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    with view.undisturbed(seed=3):
+        assert not any(module.training for module in view.vae.modules())
+        assert not torch.is_grad_enabled()
+        first = torch.rand(5)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    assert [module.training for module in view.vae.modules()] == modes
+    assert torch.is_grad_enabled()
+    with view.undisturbed(seed=3):
+        assert torch.equal(torch.rand(5), first)
+    view.vae.eval()
+
+
+def test_a_model_is_put_back_after_an_error(view: View) -> None:
+    view.vae.train()
+    with pytest.raises(KeyError), view.undisturbed(seed=0):
+        raise KeyError
+    assert all(module.training for module in view.vae.modules())
+    view.vae.eval()
+
+
+def test_chosen_images_take_turns_among_the_classes(view: View) -> None:
+    label = view.test.label
+    chosen = view.chosen(23)
+    assert label[chosen].tolist() == [*range(10), *range(10), 0, 1, 2]
+    for each in range(10):
+        places = (label == each).nonzero().flatten()
+        assert chosen[label[chosen] == each].tolist() == places[: 2 + (each < 3)].tolist()
+    assert label[view.chosen(5, [8, 3])].tolist() == [8, 3, 8, 3, 8]
+    assert len(view.chosen(10_000)) == len(label)
+    assert view.chosen(10_000).unique().numel() == len(label)
+
+
+def test_labels_are_numbers_or_names(view: View) -> None:
+    assert view.numbers([3, "7"]) == [3, 7]
+    with pytest.raises(ValueError, match="12 is no class of Digits: there are 0, 1, 2"):
+        view.numbers([3, 12])
+
+
+def test_codes_and_images_are_those_of_the_model(view: View) -> None:
+    indices = torch.arange(359)
+    batch = view.batch(indices)
+    assert torch.equal(batch.target, (view.test.image > 127).float())
+    with torch.no_grad():
+        q = view.vae.encode(batch.target)
+        codes = view.encode(indices)
+        torch.testing.assert_close(codes.mean, q.mean)
+        torch.testing.assert_close(codes.std, q.stddev)
+        assert torch.equal(codes.label, view.test.label)
+        z = torch.randn(3, 500, 3)  # more than go through the model at once
+        torch.testing.assert_close(view.decode(z), view.vae.decode(z).mean)
+        assert set(view.decode(z, sampled=True).unique().tolist()) == {0.0, 1.0}
+
+
+def test_batches_are_the_test_split(view: View) -> None:
+    batches = list(view.batches())
+    assert torch.equal(torch.cat([batch.label for batch in batches]), view.test.label)
+    assert [len(batch.label) for batch in batches] == [128, 128, 103]
+
+
+def test_a_standard_prior_is_told_from_another(view: View) -> None:
+    assert view.has_standard_prior
+    other = View(view.vae, view.data, 0)
+    was = other.vae.prior
+    for prior in (Normal(torch.zeros(3), 2 * torch.ones(3)), Normal(torch.ones(3), torch.ones(3))):
+        other.vae.prior = Prior(prior)
+        assert not other.has_standard_prior
+    other.vae.prior = was
+
+
+class Prior(torch.nn.Module):
+    def __init__(self, base: Normal) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, encode: callable) -> Independent:
+        return Independent(self.base, 1)
+
+
+def test_a_name_says_what_it_is(view: View, digits_run: Run) -> None:
+    assert view.name == "Bernoulli MLP VAE, z = 3, Digits, epoch 2"
+    assert view.epoch == digits_run.module.epoch
+
+
+def test_it_looks_in_double_precision_where_the_weights_have_it(digits_run: Run) -> None:
+    run = runs.load(digits_run.path)
+    run.module.double()
+    view = View(run.module.vae, run.data, 2)
+    assert view.batch(torch.arange(3)).input.dtype == torch.float64
+    with torch.no_grad():
+        assert view.decode(torch.zeros(4, 3)).shape == (4, 1, 8, 8)
