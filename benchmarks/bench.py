@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ import bare
 import page
 from in_turns import InTurns, Parts
 from vae_lab import linear
+from vae_lab.callbacks import Curves, Drawing
 from vae_lab.commandline import environment
 from vae_lab.model import Batch
 from vae_lab.objectives import Compiled
@@ -210,7 +212,38 @@ def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, A
     }
 
 
-MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers}  # of (root, pairs)
+def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
+    """Measure what each figure of the default set takes of a training, and what the rest does."""
+    each: dict[str, list[float]] = {}
+    shares, rest = [], []
+
+    def timed(function: Callable[..., None]) -> Callable[..., None]:
+        def measured(drawing: Drawing, *arguments: Any) -> None:
+            began = time.perf_counter()
+            function(drawing, *arguments)
+            seconds.setdefault(drawing.name, []).append(time.perf_counter() - began)
+
+        return measured
+
+    with patch.object(Drawing, "save", timed(Drawing.save)), patch.object(Curves, "note", timed(Curves.note)), silent():
+        for seed in range(min(pairs, 3)):
+            seconds: dict[str, list[float]] = {}
+            began = time.perf_counter()
+            trained([MLP, "callbacks=default", f"seed={seed}", f"trainer.max_epochs={epochs}"], root)
+            drawn = sum(map(sum, seconds.values()))
+            rest.append(time.perf_counter() - began - drawn)
+            shares.append(drawn / rest[-1])
+            for name, found in seconds.items():
+                each.setdefault(name, []).append(sum(found))
+    return {
+        "epochs": epochs,
+        "seconds": statistics.median(rest),
+        "share": statistics.median(shares),
+        "each": {name: statistics.median(found) for name, found in each.items()},
+    }
+
+
+MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}  # of (root, pairs)
 
 
 def trained(overrides: list[str], root: Path) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, WandbLogger
 from torch import Tensor
 
 from vae_lab import callbacks, checkpoints, figures, latents, runs
 from vae_lab.callbacks import Drawing
-from vae_lab.commandline import CONF
+from vae_lab.commandline import CONF, compose
 from vae_lab.errors import ConfigError
+from vae_lab.loggers import Curves, show
 from vae_lab.runs import Run
 from vae_lab.train import train
 from vae_lab.view import View
@@ -74,14 +77,11 @@ def test_there_is_a_yaml_for_every_figure() -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_yaml_has_every_option_with_its_default(name: str) -> None:
-    from dataclasses import asdict
-
-    from vae_lab.commandline import compose
-
     config, _ = compose("train", [f"callbacks={name}"])
     (drawing,) = runs.build_each(config, "callbacks").values()
     assert type(drawing) is DRAWINGS[name]
     stated, options = dict(config.callbacks[name]), asdict(DRAWINGS[name]())
+    assert options.pop("name") == name
     assert stated.keys() - {"_target_"} == options.keys()
     for option, default in options.items():
         if option != "every_n_epochs":
@@ -122,6 +122,9 @@ MODELS = {
     "noise and dropout": ["noise=gaussian", "encoder.dropout=0.2", "data.binarize=dynamic"],
     "batch norm": ["model=bernoulli_conv", "encoder.norm=BatchNorm2d", "decoder.norm=BatchNorm2d", "data.shift=1"],
     "an autoencoder": ["model=ae_mlp"],
+    "in double precision": ["noise=gaussian", "trainer.precision=64-true", "callbacks=default"],
+    "in bfloat16": ["noise=gaussian", "trainer.precision=bf16-mixed", "callbacks=default"],
+    "with workers": ["noise=gaussian", "data.num_workers=1", "callbacks=[default,transition]"],
 }
 
 
@@ -130,11 +133,15 @@ def test_a_training_does_not_notice_its_figures(tmp_path: Path, model: str) -> N
     size = [] if model == "batch norm" else ["encoder.hidden=[16]", "decoder.hidden=[16]"]
     options = ["data=digits", "latent_dim=3", *size, *MODELS[model], "trainer.max_epochs=3"]
     short = ["callbacks.tsne.n=60", "callbacks.tsne.iterations=250"]
-    each = [f"callbacks.{name}.every_n_epochs=1" for name in EVERY]
-    left = [] if model == "noise and dropout" else ["callbacks.denoising.optional=true"]
-    plain = train([*options, "callbacks=none", f"hydra.run.dir={tmp_path / 'plain'}"])
-    looked = train([*options, "callbacks=all", *short, *each, *left, f"hydra.run.dir={tmp_path / 'looked'}"])
-    count = {"noise and dropout": 13, "batch norm": 12, "an autoencoder": 10}[model]
+    chosen = next((option for option in options if option.startswith("callbacks")), "callbacks=all")
+    if chosen == "callbacks=all":
+        options += [chosen, *short]
+    config, _ = compose("train", options)
+    each = [f"callbacks.{name}.every_n_epochs=1" for name in config.callbacks]
+    without = [option for option in options if not option.startswith("callbacks")]
+    plain = train([*without, "callbacks=none", f"hydra.run.dir={tmp_path / 'plain'}"])
+    looked = train([*options, *each, f"hydra.run.dir={tmp_path / 'looked'}"])
+    count = {"noise and dropout": 13, "batch norm": 12, "an autoencoder": 10, "with workers": 12}.get(model, 11)
     assert len(drawn(looked)) == count
     assert all(len(found) == 3 for found in drawn(looked).values())
     log = (looked.path / "train.log").read_text()
@@ -168,12 +175,23 @@ def test_a_figure_that_fails_is_a_line_in_the_log(small: Callable[..., Run], mon
         torch.rand(3)
         raise RuntimeError("no ink\nleft")
 
+    def full(self: Curves, metrics: dict, step: int) -> None:
+        if self.path.name == "kl_per_dimension.csv":
+            raise OSError("disk full")
+        write(self, metrics, step)
+
+    write = Curves.log_metrics
     plain = small("callbacks=none", "trainer.max_epochs=2", name="plain")
     monkeypatch.setattr(callbacks.Samples, "figure", fails)
+    monkeypatch.setattr(Curves, "log_metrics", full)
     run = small("callbacks=[samples,curves]", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
     said = [line for line in (run.path / "train.log").read_text().splitlines() if "failed" in line]
-    assert len(said) == 2
-    assert "figure samples of epoch 1 failed: RuntimeError: no ink left (test_callbacks.py, line" in said[0]
+    assert len(said) == 4
+    assert sum("figure curves of epoch 1 failed: OSError: disk full" in line for line in said) == 1
+    assert (
+        sum("figure samples of epoch 1 failed: RuntimeError: no ink left (test_callbacks.py" in line for line in said)
+        == 1
+    )
     assert drawn(run) == {"curves": ["epoch-0002.png"]}
     assert run.metrics["test/elbo"] == plain.metrics["test/elbo"]
 
@@ -186,6 +204,42 @@ def test_a_run_that_goes_on_keeps_its_curves(small: Callable[..., Run]) -> None:
     ours, theirs = ((run.path / "kl_per_dimension.csv").read_text() for run in (resumed, whole))
     assert ours == theirs
     assert drawn(resumed) == drawn(whole)
+    for name, weight in runs.load(whole.path, "last").module.state_dict().items():
+        assert torch.equal(weight, runs.load(resumed.path, "last").module.state_dict()[name])
+
+
+def test_a_run_that_goes_on_does_not_draw_again(small: Callable[..., Run]) -> None:
+    half = small("callbacks=samples", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
+    second = half.path / "figures" / "samples" / "epoch-0002.png"
+    second.write_bytes(b"drawn before")
+    train([f"resume={half.path}", "trainer.max_epochs=3"])
+    assert second.read_bytes() == b"drawn before"
+    assert drawn(half) == {"samples": ["epoch-0001.png", "epoch-0002.png", "epoch-0003.png"]}
+
+
+def test_a_run_with_other_figures_is_the_same_run(small: Callable[..., Run]) -> None:
+    run = small("callbacks=none", "trainer.max_epochs=1")
+    again = small("callbacks=[samples,curves]", "callbacks.samples.n=9", "trainer.max_epochs=1")  # it has ended
+    assert again.metrics == run.metrics
+    resumed = small("callbacks=samples", "trainer.max_epochs=2", name="other")
+    train([f"resume={resumed.path}", "trainer.max_epochs=3", "callbacks.samples.epochs=[3]"])
+    assert drawn(resumed) == {"samples": ["epoch-0002.png", "epoch-0003.png"]}
+    with pytest.raises(ConfigError, match=r"callbacks\.samples\.foo is no key"):
+        train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks.samples.foo=3"])
+    with pytest.raises(ConfigError, match="cannot change"):
+        train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks=curves"])
+
+
+def test_a_second_figure_of_a_kind_has_a_name_of_its_own(small: Callable[..., Run]) -> None:
+    second = "+callbacks.second={_target_: vae_lab.callbacks.Samples, name: few, n: 4}"
+    assert set(drawn(small("callbacks=samples", second, "trainer.max_epochs=1"))) == {"samples", "few"}
+
+
+def test_a_training_that_stops_early_draws_its_last_epoch(small: Callable[..., Run]) -> None:
+    stop = "_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/elbo, mode: min, patience: 1"
+    run = small("callbacks=samples", f"+callbacks.stop={{{stop}}}", "trainer.max_epochs=9")
+    assert run.metrics["epochs"] == 2
+    assert drawn(run) == {"samples": ["epoch-0002.png"]}
 
 
 def test_the_kl_of_each_latent_adds_up_to_the_kl(digits_run: Run) -> None:
@@ -214,16 +268,30 @@ def test_loggers_that_take_images_get_them(small: Callable[..., Run]) -> None:
         assert (logged[1].width, logged[1].height) == image.size
 
 
-def test_wandb_gets_a_figure_by_its_file(tmp_path: Path) -> None:
-    from pytorch_lightning.loggers import CSVLogger, WandbLogger
-
-    from vae_lab.loggers import show
-
+def test_each_logger_gets_a_figure_in_its_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = []
-    wandb = WandbLogger.__new__(WandbLogger)
+    wandb, comet, mlflow, full = (kind.__new__(kind) for kind in (WandbLogger, Comet, Mlflow, WandbLogger))
     wandb.log_image = lambda **options: given.append(options)
-    show([CSVLogger(tmp_path), wandb], "figures/samples", tmp_path / "a.png", 7)
-    assert given == [{"key": "figures/samples", "images": [str(tmp_path / "a.png")], "step": 7}]
+    full.log_image = lambda **_: (tmp_path / "no" / "room").write_text("")
+    comet.own = SimpleNamespace(log_image=lambda *images, **options: given.append((*images, options)))
+    mlflow.own = SimpleNamespace(log_artifact=lambda *options: given.append(options))
+    file = str(tmp_path / "a.png")
+    show([CSVLogger(tmp_path), full, wandb, comet, mlflow], "figures/samples", tmp_path / "a.png", 7)
+    assert given == [
+        {"key": "figures/samples", "images": [file], "step": 7},
+        (file, {"name": "figures/samples", "step": 7}),
+        ("run 1", file, "figures/samples"),
+    ]
+    assert "WandbLogger did not take figures/samples" in caplog.text
+
+
+class Comet(CometLogger):
+    experiment = property(lambda self: self.own)
+
+
+class Mlflow(MLFlowLogger):
+    experiment = property(lambda self: self.own)
+    run_id = "run 1"
 
 
 def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
@@ -240,13 +308,13 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
     [
         (
             ["callbacks=manifold", "latent_dim=1"],
-            "callbacks.manifold needs latent dimensions [0, 1], and latent_dim is 1",
+            "callbacks.manifold: needs latent dimensions [0, 1], and latent_dim is 1",
         ),
-        (["callbacks=[default,manifold]", "latent_dim=1"], "callbacks.manifold needs"),
-        (["callbacks=latent_map", "latent_dim=1"], "callbacks.latent_map needs two latent dimensions"),
-        (["callbacks=denoising"], "callbacks.denoising there is no noise"),
-        (["callbacks=samples", "model=ae_mlp"], "callbacks.samples an autoencoder has no prior"),
-        (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation 12 is no class of Digits"),
+        (["callbacks=[default,manifold]", "latent_dim=1"], "callbacks.manifold: needs"),
+        (["callbacks=latent_map", "latent_dim=1"], "callbacks.latent_map: needs two latent dimensions"),
+        (["callbacks=denoising"], "callbacks.denoising: there is no noise"),
+        (["callbacks=samples", "model=ae_mlp"], "callbacks.samples: an autoencoder has no prior"),
+        (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation: 12 is no class of Digits"),
         (["callbacks.interpolation.labels=[1]"], "callbacks.interpolation: labels=[1] must be two classes"),
         (["callbacks.samples.n=0"], "callbacks.samples: n=0 must be a whole number of at least 1"),
         (["callbacks.samples.n=1.5"], "callbacks.samples: n=1.5 must be"),
@@ -262,6 +330,10 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
         (["callbacks.samples.seed=-1"], "callbacks.samples: seed=-1 must be"),
         (["callbacks.reconstructions.labels=3"], "callbacks.reconstructions: labels=3 must be null or a list"),
         (["callbacks.samples.foo=3"], "foo is no key"),
+        (["callbacks.manifold.quantiles=null"], "callbacks.manifold: quantiles=None must be a list, not empty"),
+        (["callbacks.manifold.n=101"], "callbacks.manifold: n=101 must be at most 100"),
+        (["callbacks.reconstructions.labels=[]"], "labels=[] must be null or a list, not empty"),
+        (["callbacks.latent_map.n=2"], "callbacks.latent_map: n=2 must be at least 3"),
         (["callbacks=tsne", "callbacks.tsne.perplexity=0"], "callbacks.tsne: perplexity=0 must be"),
         (["callbacks=tsne", "callbacks.tsne.iterations=20"], "callbacks.tsne: iterations=20 must be"),
         (["+callbacks.tsne.n=20"], "callbacks.tsne has no _target_"),
@@ -457,7 +529,7 @@ def test_tsne_is_seeded_and_says_its_parameters(view: View) -> None:
 
 def test_latent_bars_are_of_the_posterior(view: View) -> None:
     figure = callbacks.LatentBars(n=3).draw(view)
-    codes = view.encode(view.chosen(3))
+    codes = view.encode(view.batch(view.chosen(3)))
     bars = [axes for axes in figure.axes if axes.patches]
     np.testing.assert_allclose([[bar.get_height() for bar in axes.patches] for axes in bars], codes.mean, rtol=1e-5)
     assert "posterior mean ± σ" in words(figure)
@@ -481,6 +553,46 @@ def test_an_error_of_a_class_is_numpys(view: View) -> None:
             assert np.array_equal(tiles[row, each], bytes_of(target[place])), (row, each)
             assert np.abs(tiles[row + 1, each].astype(int) - bytes_of(mean[place])).max() <= 1
     assert words(figure).count("best") == words(figure).count("worst") == 2
+
+
+def test_what_is_shown_is_what_was_encoded_where_the_test_has_noise(digits_run: Run) -> None:
+    run = runs.load(digits_run.path)
+    run.data.noise.in_evaluation = True
+    view = View(run.module.vae, run.data, 2)
+    figure = callbacks.LatentBars(n=3).draw(view)
+    shown, back = ([axes.images[0].get_array()[..., 0] for axes in figure.axes if axes.images][k::2] for k in (0, 1))
+    bars = [[bar.get_height() for bar in axes.patches] for axes in figure.axes if axes.patches]
+    clean = (view.test.image[view.chosen(3)] > 127).float()
+    for row in range(3):
+        given = torch.from_numpy(shown[row][::14, ::14] / 255).float()[None, None]
+        assert not torch.equal(given[0], clean[row])
+        with torch.no_grad():
+            q = view.vae.encode(given)
+            np.testing.assert_allclose(bars[row], q.mean[0], rtol=1e-4, atol=1e-5)
+            expected = bytes_of(view.vae.decode(q.mean).mean, scale=14)[0]
+        assert np.abs(back[row].astype(int) - expected).max() <= 1
+    drawing = callbacks.ClassMse()
+    with view.undisturbed(0):
+        report = drawing.report(view)
+        tiles = cut(drawing.picture(view, report), 4, 10) / 255
+    for each in range(10):
+        errors = report.error[report.label == each]
+        for row, extreme in ((0, errors.min()), (2, errors.max())):
+            assert ((tiles[row, each] - tiles[row + 1, each]) ** 2).mean() == pytest.approx(float(extreme), abs=2e-3)
+
+
+def test_more_classes_than_there_is_room_for_have_bars_alone(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vae_lab.callbacks import numbers
+
+    monkeypatch.setattr(numbers, "MOST_SHOWN", 9)
+    assert len(callbacks.ClassMse().draw(view).axes) == 1
+
+
+def test_in_one_dimension_there_is_one_way(small: Callable[..., Run]) -> None:
+    run = small("latent_dim=1", "trainer.max_epochs=1", "callbacks=none")
+    figure = callbacks.Interpolation(steps=3).draw(View(run.module.vae, run.data, 1))
+    assert cut(figure, 1, 5).shape == (1, 5, 56, 56)
+    assert "spherical" not in words(figure)
 
 
 def test_a_class_without_images_is_not_available(digits_run: Run, tmp_path: Path) -> None:

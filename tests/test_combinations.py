@@ -108,7 +108,7 @@ def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise:
         optimizer.zero_grad()
         loss.backward()
         assert loss.isfinite()
-        assert all(term.isfinite().all() and term.shape == (16,) for term in terms.values())
+        assert all(term.isfinite().all() and len(term) == 16 for term in terms.values())
         for name, weight in module.named_parameters():
             assert weight.grad is not None, name
             assert weight.grad.isfinite().all(), name

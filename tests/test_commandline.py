@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conftest import ROOT
 from vae_lab.commandline import job_dir, run_dir
@@ -128,11 +129,21 @@ def test_two_processes_count_every_image_once(command: Command, tmp_path: Path) 
 
 
 def test_two_processes_train_one_run(command: Command, tmp_path: Path) -> None:
-    done = command(*SMALL, "trainer.devices=2", "trainer.accelerator=cpu", "hydra.run.dir=run")
+    two = (*SMALL, "trainer.devices=2", "trainer.accelerator=cpu", "noise=gaussian")
+    done = command(*two, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch ") == 2
     assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 3
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"] == 2
+    drawn = ("callbacks=[samples,class_mse,curves]", "callbacks.samples.every_n_epochs=1", "hydra.run.dir=drawn")
+    done = command(*two, *drawn)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stdout
+    figures = sorted(file.parent.name for file in (tmp_path / "drawn" / "figures").glob("*/*.png"))
+    assert figures == ["class_mse", "curves", "samples", "samples"]
+    ours, theirs = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("drawn", "run"))
+    for name, weight in ours["state_dict"].items():
+        assert torch.equal(weight, theirs["state_dict"][name])
 
 
 def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(command: Command, tmp_path: Path) -> None:
@@ -201,4 +212,4 @@ def test_a_wheel_trains_from_an_empty_folder(command: Command, tmp_path_factory:
     done = command(*SMALL, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site / "vae_lab"))
-    assert (site / "bin" / "vae-lab-train").exists()
+    assert all((site / "bin" / f"vae-lab-{name}").exists() for name in ("train", "generate", "evaluate"))

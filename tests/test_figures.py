@@ -222,7 +222,7 @@ ROWS = [
 
 
 def test_curves_are_the_numbers_over_the_epochs() -> None:
-    kl = {"training": torch.tensor([[0.0, 2.0], [0.5, 1.0], [1.5, 0.5]]), "validation": torch.full((3, 2), 0.1)}
+    kl = {"training": torch.tensor([[0.0, 2.0], [0.5, 1.0], [1.5, 0.5]]), "validation": torch.tensor([[0.1, 0.2]] * 3)}
     kl["validation"][2] = float("nan")
     figure = figures.curves(ROWS, kl, TITLE)
     named = {axes.get_title(loc="left"): axes for axes in figure.axes}
@@ -234,9 +234,10 @@ def test_curves_are_the_numbers_over_the_epochs() -> None:
     marked = [text.get_text() for text in named["KL (nats)"].texts]
     assert marked == ["lowest: epoch 2"]  # of the training: it fell and rose; that of the validation only rose
     heat = named["KL of each latent (nats), training"]
-    np.testing.assert_allclose(heat.images[0].get_array(), [[0.0, 0.5, 1.5], [2.0, 1.0, 0.5]])
-    assert [text.get_text() for text in heat.get_yticklabels()] == ["z0", "z1"]
+    np.testing.assert_allclose(heat.images[0].get_array(), [[2.0, 1.0, 0.5], [0.0, 0.5, 1.5]])
+    assert [text.get_text() for text in heat.get_yticklabels()] == ["z1", "z0"]
     other = named["KL of each latent (nats), validation"].images[0]
+    np.testing.assert_allclose(other.get_array()[:, 0], [0.2, 0.1])  # by what validation knew last
     assert other.get_clim() == heat.images[0].get_clim() == (0, 2)
     assert_nothing_is_cut_off(figure)
 

@@ -12,12 +12,14 @@ from PIL import Image
 
 from conftest import write_images
 from vae_lab import callbacks, runs
+from vae_lab.commandline import compose
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.generate import generate
 from vae_lab.runs import Run
 from vae_lab.train import train
 from vae_lab.view import View
 
+FIGURES = compose("generate", ["run=there"])[0].figures
 SMALL = ["encoder.hidden=[16]", "decoder.hidden=[16]", "callbacks=none", "trainer.max_epochs=1"]
 
 
@@ -61,8 +63,15 @@ def test_a_figure_is_the_one_that_the_options_describe(moved: Path, tmp_path: Pa
 
 
 def test_a_checkpoint_can_be_chosen(moved: Path, tmp_path: Path) -> None:
-    (moved / "checkpoints" / "best.ckpt").unlink()
-    generate([f"run={moved}", "figure=samples", "checkpoint=last"])
+    (first,) = generate([f"run={moved}", "format=npz"])
+    best = np.load(first)["mean"]
+    last = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
+    biases = [name for name in last["state_dict"] if name.startswith("vae.decoder") and name.endswith("bias")]
+    last["state_dict"][biases[-1]] += 1
+    torch.save(last, moved / "checkpoints" / "last.ckpt")
+    (second,) = generate([f"run={moved}", "format=npz", "checkpoint=last"])
+    logits = np.log(best / (1 - best)) + 1
+    np.testing.assert_allclose(np.load(second)["mean"], 1 / (1 + np.exp(-logits)), atol=1e-4)
     with pytest.raises(DataError, match=r"holds no checkpoint epoch-0001\.ckpt"):
         generate([f"run={moved}", "figure=samples", "checkpoint=epoch-0001"])
 
@@ -93,15 +102,17 @@ def test_samples_of_classes_carry_their_labels(moved: Path) -> None:
         assert found["z"].shape == (8, 3)
 
 
-def test_samples_as_images_are_the_means(moved: Path) -> None:
+def test_samples_as_images_are_the_same(moved: Path) -> None:
+    generate([f"run={moved}", "format=png", "n=30"])  # which do not stay among the others
     (folder,) = generate([f"run={moved}", "format=png", "n=11", "labels=[5]"])
     (numbers,) = generate([f"run={moved}", "format=npz", "n=11", "labels=[5]"])
-    files = sorted(folder.iterdir())
-    assert [file.name for file in files] == [f"{number:02d}-5.png" for number in range(11)]
     with np.load(numbers) as found:
-        for file, mean in zip(files, found["mean"], strict=True):
-            with Image.open(file) as image:
-                assert np.abs(np.asarray(image.convert("L")) / 255 - mean[0]).max() <= 0.5 / 255 + 1e-6
+        for name in ("mean", "sample"):
+            files = sorted((folder / name).iterdir())
+            assert [file.name for file in files] == [f"{number:02d}-5.png" for number in range(11)]
+            for file, expected in zip(files, found[name], strict=True):
+                with Image.open(file) as image:
+                    assert np.abs(np.asarray(image.convert("L")) / 255 - expected[0]).max() <= 0.5 / 255 + 1e-6
 
 
 def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
@@ -147,6 +158,13 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["data.root=/nowhere"], ConfigError, "data.root is no key of the run's data"),
         (["data=mnist", "data.root=/nowhere"], ConfigError, "data.shape=[1, 28, 28] must be [1, 8, 8]"),
         (["figures.samples.m=3"], ConfigError, "m is no key"),
+        (["figure=[]"], ConfigError, "figure=[] must be all, or of"),
+        (["labels=[]"], ConfigError, "labels=[] must be null or a list of classes"),
+        (["animate=true", "format=npz"], ConfigError, "has no use for a format"),
+        (["animate=true", "out=/dev/null/x"], DataError, "holds no figure of two epochs"),
+        (["format=npz", "out=/dev/null"], DataError, "/dev/null cannot be written"),
+        (["figure=samples", "figures.samples=null"], ConfigError, "figure=samples must be all, or of curves, recon"),
+        (["figure=manifold", "n=1000"], ConfigError, "figures.manifold: n=1000 must be at most 100"),
     ],
 )
 def test_a_mistake_is_one_line(moved: Path, options: list[str], kind: type[Exception], said: str) -> None:
@@ -189,7 +207,56 @@ def test_what_does_not_fit_is_left_out_unless_asked_for_by_name(tmp_path: Path) 
         generate([f"run={path}", "format=npz"])
 
 
-def test_images_that_were_moved_are_found_again_and_classes_have_names(tmp_path: Path) -> None:
+def test_the_seed_of_a_figure_and_that_of_all(moved: Path, tmp_path: Path) -> None:
+    def drawn(*options: str) -> bytes:
+        return generate([f"run={moved}", "figure=samples", *options])[0].read_bytes()
+
+    assert drawn() == drawn("seed=0") == drawn("figures.samples.seed=0")
+    assert drawn("seed=5") == drawn("figures.samples.seed=5") != drawn()
+
+
+def test_a_figure_can_be_left_out_of_all(moved: Path) -> None:
+    short = ["figures.tsne=null", "figures.class_mse=null"]
+    names = {file.stem for file in generate([f"run={moved}", *short])}
+    assert len(names) == 11
+    assert not names & {"tsne", "class_mse"}
+
+
+@pytest.fixture(scope="module")
+def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on colour images, of which the test is sorted by class and lacks one."""
+    root = tmp_path_factory.mktemp("folder")
+    write_images(root / "images" / "train", classes=("ant", "bee", "c d"), count=20, size=(8, 8))
+    write_images(root / "images" / "test", classes=("ant", "c d"), count=9, size=(8, 8))
+    (root / "images" / "test" / "ant").rename(root / "images" / "test" / "bee")
+    options = ["data=folder", f"data.root={root / 'images'}", "data.shape=[3,8,8]", "model=gaussian_learned_mlp"]
+    small = ["data.batch_size=8", "noise=gaussian", "latent_dim=2", *SMALL]
+    return train([*options, *small, f"hydra.run.dir={root / 'run'}"])
+
+
+@pytest.mark.parametrize("figure", sorted(set(FIGURES) - {"curves"}))
+def test_every_figure_alone_has_colours_and_names(folder_run: Run, tmp_path: Path, figure: str) -> None:
+    short = ["figures.tsne.iterations=250"]
+    (file,) = generate([f"run={folder_run.path}", f"figure={figure}", f"out={tmp_path}", *short])
+    with Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=int)
+    assert np.abs(pixels[..., 0] - pixels[..., 1]).max() > 20
+
+
+def test_a_class_that_the_test_lacks(folder_run: Run, tmp_path: Path) -> None:
+    where = [f"run={folder_run.path}", f"out={tmp_path}"]
+    for options in (["figure=reconstructions", "labels=[ant]"], ["figure=interpolation", "labels=[bee,ant]"]):
+        with pytest.raises(ConfigError, match="the test split has no image of ant"):
+            generate([*where, *options])
+    with pytest.raises(ConfigError, match="class 0 has no image"):
+        generate([*where, "figure=class_samples", "labels=[0]"])
+    (folder,) = generate([*where, "format=png", "n=2", "labels=[c d]"])
+    assert sorted(file.name for file in (folder / "mean").iterdir()) == ["0-c-d.png", "1-c-d.png"]
+    with pytest.raises(ConfigError, match="labels: wasp is no class of Folder: there are ant, bee, c d"):
+        generate([*where, "labels=[wasp]"])
+
+
+def test_images_that_were_moved_are_found_again(tmp_path: Path) -> None:
     write_images(tmp_path / "here" / "train", classes=("ant", "bee"), count=40)
     options = [
         "data=folder",
@@ -205,8 +272,6 @@ def test_images_that_were_moved_are_found_again_and_classes_have_names(tmp_path:
         generate([f"run={path}", "figure=reconstructions"])
     there = f"data.root={tmp_path / 'there'}"
     assert len(generate([f"run={path}", "figure=[class_samples,interpolation]", "labels=[bee,ant]", there])) == 2
-    with pytest.raises(ConfigError, match="labels: wasp is no class of Folder: there are ant, bee"):
-        generate([f"run={path}", "labels=[wasp]", there])
 
 
 def test_the_command_says_what_it_wrote_and_how_it_failed(

@@ -55,6 +55,26 @@ def test_chosen_images_take_turns_among_the_classes(view: View) -> None:
     assert view.chosen(10_000).unique().numel() == len(label)
 
 
+def test_a_part_of_a_split_that_is_sorted_has_every_class(digits_run: Run) -> None:
+    run = runs.load(digits_run.path)
+    run.data.setup()
+    run.data.test = run.data.test.part(run.data.test.label.argsort())
+    for count in (3, 50, 300, 359):
+        label = View(run.module.vae, run.data, 2).codes(count).label
+        assert len(label) == count
+        assert label.unique().numel() == min(count, 10)
+
+
+def test_a_class_that_the_test_does_not_have_is_said_so(digits_run: Run) -> None:
+    run = runs.load(digits_run.path)
+    run.data.setup()
+    run.data.test = run.data.test.part((run.data.test.label != 9).nonzero().flatten())
+    view = View(run.module.vae, run.data, 2)
+    assert len(view.chosen(1000)) == len(run.data.test)
+    with pytest.raises(ValueError, match="the test split has no image of 9"):
+        view.chosen(3, [9])
+
+
 def test_labels_are_numbers_or_names(view: View) -> None:
     assert view.numbers([3, "7"]) == [3, 7]
     with pytest.raises(ValueError, match="12 is no class of Digits: there are 0, 1, 2"):
@@ -67,17 +87,21 @@ def test_codes_and_images_are_those_of_the_model(view: View) -> None:
     assert torch.equal(batch.target, (view.test.image > 127).float())
     with torch.no_grad():
         q = view.vae.encode(batch.target)
-        codes = view.encode(indices)
+        codes = view.encode(batch)
         torch.testing.assert_close(codes.mean, q.mean)
         torch.testing.assert_close(codes.std, q.stddev)
+        kl = torch.distributions.kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0))
+        torch.testing.assert_close(codes.kl, kl)
         assert torch.equal(codes.label, view.test.label)
+        for name, all_of_them in view.codes(10_000)._asdict().items():
+            torch.testing.assert_close(all_of_them, getattr(codes, name))
         z = torch.randn(3, 500, 3)  # more than go through the model at once
         torch.testing.assert_close(view.decode(z), view.vae.decode(z).mean)
         assert set(view.decode(z, sampled=True).unique().tolist()) == {0.0, 1.0}
 
 
 def test_batches_are_the_test_split(view: View) -> None:
-    batches = list(view.batches())
+    batches = [view.planned(plan) for plan in view.plans()]
     assert torch.equal(torch.cat([batch.label for batch in batches]), view.test.label)
     assert [len(batch.label) for batch in batches] == [128, 128, 103]
 

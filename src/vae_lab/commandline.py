@@ -42,12 +42,17 @@ def run_dir(resume: str | None, parent: str) -> str:
     return resume or f"{parent}/{now}-{secrets.token_hex(2)}"
 
 
+def fit_for_a_path(name: str) -> str:
+    """Return a name without what Hydra cannot take back on a command line."""
+    return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
+
+
 def job_dir(overrides: str) -> str:
     """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line.
 
     What had to be replaced or cut is told apart by a checksum.
     """
-    name = re.sub(r"[^\w.+-]+", "-", overrides, flags=re.ASCII).strip("-.")[:110] or "defaults"
+    name = fit_for_a_path(overrides)[:110] or "defaults"
     return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 

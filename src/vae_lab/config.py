@@ -64,7 +64,7 @@ class Generate(Finished):
     labels: list[Any] | None = None
     n: int | None = None
     scale: int | None = None
-    seed: int = 0
+    seed: int | None = None
     format: str | None = None
     animate: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
@@ -206,7 +206,8 @@ RULES: dict[str, Rule] = {
 
 # The same for `generate`; what a figure alone can know, it checks itself.
 GENERATE_RULES: dict[str, Rule] = {
-    "seed": SEED,
+    "seed": or_null(SEED),
+    "labels": or_null(Rule("a list of classes", lambda value: OmegaConf.is_list(value) and len(value) > 0)),
     "n": or_null(AT_LEAST_1),
     "scale": or_null(AT_LEAST_1),
     "format": one_of(None, "npz", "png"),

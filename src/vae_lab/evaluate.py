@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, launch, quiet, relative, table
+from vae_lab.commandline import compose, fit_for_a_path, launch, quiet, relative, table
 from vae_lab.config import check_values
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,11 @@ def run(config: DictConfig) -> dict[str, float]:
     from vae_lab.view import View
 
     found = Path(config.run)
-    if config.seed is None:
-        config.seed = runs.stored_config(found).seed
+    own, chosen = config.seed is None, "_target_" in config.data
+    config.seed = runs.stored_config(found).seed if own else config.seed
     OmegaConf.resolve(config)
-    tested = runs.load(found, config.checkpoint, config.device, config.data)
+    data = {**config.data} if own or chosen else {**config.data, "seed": config.seed}
+    tested = runs.load(found, config.checkpoint, config.device, data)
     device = next(tested.module.parameters()).device
     precision = tested.config.trainer.get("precision")
     with quiet():
@@ -58,10 +59,10 @@ def run(config: DictConfig) -> dict[str, float]:
         trainer.test(tested.module, tested.data, verbose=False)
     numbers = dict(tested.module.numbers)
 
-    out = Path(config.out) if config.out else found / folder(config.data)
+    out = Path(config.out) if config.out else found / folder(config.data, config.checkpoint)
     view = View(tested.module.to(device).vae, tested.data, tested.module.epoch, found)
     drawing = callbacks.ClassMse()
-    with view.undisturbed(drawing.seed):
+    with view.undisturbed(drawing.seed), trainer.precision_plugin.forward_context():
         report = drawing.report(view)
         picture = drawing.picture(view, report)
     with runs.writable(out):
@@ -78,10 +79,13 @@ def run(config: DictConfig) -> dict[str, float]:
     return numbers
 
 
-def folder(data: Mapping[str, Any]) -> str:
-    """Return where in a run the evaluation on some data is kept."""
-    name = str(data.get("_target_", "")).rpartition(".")[2].lower()
-    return f"evaluation-{name}" if name else "evaluation"
+def folder(data: Mapping[str, Any], checkpoint: str) -> str:
+    """Return where in a run an evaluation is kept: each data set and each checkpoint has a place of its own."""
+    parts = ["evaluation"]
+    if "_target_" in data:
+        parts += [data["_target_"].rpartition(".")[2].lower(), Path(data.get("root", "")).name]
+    parts += [checkpoint] if checkpoint != "best" else []
+    return "-".join(fit_for_a_path(part) for part in parts if part)
 
 
 def class_table(classes: Any, names: Sequence[str]) -> str:

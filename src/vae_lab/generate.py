@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, launch, relative
+from vae_lab.commandline import compose, fit_for_a_path, launch, relative
 from vae_lab.config import GENERATE_RULES, check_values
 from vae_lab.errors import ConfigError, DataError
 
@@ -45,19 +45,16 @@ def run(config: DictConfig) -> list[Path]:
     out = Path(config.out) if config.out else found / "generated"
     if config.animate:
         runs.stored_config(found)  # or it is no run
-        return [said(file) for file in animations(found / "figures", names, by_name, out)]
+        with runs.writable(out):
+            return [said(file) for file in animations(found / "figures", names, by_name, out)]
     made = runs.load(found, config.checkpoint, config.device, config.data)
     view = View(made.module.vae, made.data, made.module.epoch, found)
-    if config.labels is not None:
-        assert view.test is not None  # read, so that names of classes are known
-        with refused("labels"):
-            view.numbers(config.labels)
+    with refused("labels"):
+        view.numbers(config.labels or [])
     with runs.writable(out):
         out.mkdir(parents=True, exist_ok=True)
-    files = [said(file) for file in figures(config, names, by_name, view, out)]
-    if config.format is not None:
-        files += [said(file) for file in samples(config, view, out)]
-    return files
+        files = [said(file) for file in figures(config, names, by_name, view, out)]
+        return files + ([] if config.format is None else [said(samples(config, view, out))])
 
 
 def wanted(config: DictConfig) -> tuple[list[str], bool]:
@@ -66,15 +63,18 @@ def wanted(config: DictConfig) -> tuple[list[str], bool]:
     Raises:
         ConfigError: for one that there is not.
     """
+    there = [name for name, described in config.figures.items() if described is not None]
     asked = config.figure
+    if config.animate and config.format is not None:
+        raise ConfigError("animate=true makes GIFs of figures, and has no use for a format")
     if asked is None and config.format is not None:
         return [], False
     if asked is None or asked == "all":
-        return list(config.figures), False
+        return there, False
     names = list(asked) if OmegaConf.is_list(asked) else [asked]
-    for name in names:
-        if name not in config.figures:
-            raise ConfigError(f"figure={name} must be all, or of {', '.join(config.figures)}")
+    for name in names or ["[]"]:
+        if name not in there:
+            raise ConfigError(f"figure={name} must be all, or of {', '.join(there)}")
     return names, True
 
 
@@ -91,8 +91,9 @@ def figures(config: DictConfig, names: Sequence[str], by_name: bool, view: "View
             drawing = described(config, name)
             reason = drawing.refuses(view)
             if reason is not None:
-                raise ConfigError(f"figure={name} {reason}")
+                raise ConfigError(f"figure={name}: {reason}")
             with refused(f"figure={name}"):
+                drawing.check(view)
                 figure = drawing.draw(view)
         except ConfigError as error:
             if by_name:
@@ -114,11 +115,11 @@ def described(config: DictConfig, name: str) -> "Drawing":
     return runs.build_each(OmegaConf.create({"figures": {name: changed}}), "figures")[name]
 
 
-def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
-    """Write samples from the prior, or of the classes in `labels`, as numbers or one image each, and yield the files.
+def samples(config: DictConfig, view: "View", out: Path) -> Path:
+    """Write samples from the prior, or of the classes in `labels`, and return the file or the folder.
 
     `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
-    `label` (N,) where classes were asked for. The images are the means.
+    `label` (N,) where classes were asked for. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
 
     Raises:
         ConfigError: for an autoencoder, which has no prior.
@@ -134,28 +135,35 @@ def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
     count, labels = config.n or 64, None
-    with view.undisturbed(config.seed), refused("labels"):
+    with view.undisturbed(config.seed or 0), refused("labels"):
         if config.labels is None:
             z = view.prior_sample(count)
         else:
             chosen, classes = callbacks.ClassSamples(labels=config.labels).sample(view, count)
             z, labels = chosen.flatten(0, 1), torch.tensor(classes).repeat_interleave(count)
-        mean, drawn = view.decode(z), view.decode(z, sampled=True)
+        images = {"mean": view.decode(z), "sample": view.decode(z, sampled=True)}
     if config.format == "npz":
-        arrays: dict[str, Any] = {"z": z.numpy(), "mean": mean.numpy(), "sample": drawn.numpy()}
+        arrays: dict[str, Any] = {"z": z.numpy(), **{name: each.numpy() for name, each in images.items()}}
         if labels is not None:
             arrays["label"] = labels.numpy()
         with replacing(out / "samples.npz") as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        yield out / "samples.npz"
-        return
-    digits = len(str(len(mean) - 1))
-    for number, image in enumerate(mean):
-        kind = "" if labels is None else f"-{view.data.class_names[int(labels[number])]}"
-        path = out / "samples" / f"{number:0{digits}d}{kind}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(tiles(image[None, None], config.scale or 1)).save(path)
-    yield out / "samples"
+        return out / "samples.npz"
+    kinds = (
+        [""] * len(z)
+        if labels is None
+        else [f"-{fit_for_a_path(name)}" for name in map(view.class_names.__getitem__, labels)]
+    )
+    digits = len(str(len(z) - 1))
+    for name, each in images.items():
+        folder = out / "samples" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("[0-9]*.png"):  # of samples before
+            old.unlink()
+        for number, (image, kind) in enumerate(zip(each, kinds, strict=True)):
+            pixels = tiles(image[None, None], config.scale or 1)
+            Image.fromarray(pixels).save(folder / f"{number:0{digits}d}{kind}.png")
+    return out / "samples"
 
 
 def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
@@ -165,6 +173,8 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         DataError: where a figure that was asked for by name, or every one, is there for fewer than two epochs.
     """
     from PIL import Image, ImageOps
+
+    from vae_lab.files import replacing
 
     made = False
     for name in names:
@@ -176,12 +186,18 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
                     f"callbacks.{name}.every_n_epochs=1"
                 )
             continue
-        frames = [Image.open(epoch).convert("RGB") for epoch in epochs]
+        frames = []
+        for epoch in epochs:
+            try:
+                frames.append(Image.open(epoch).convert("RGB"))
+            except OSError as error:
+                raise DataError(f"{epoch} is damaged: {error}") from error
         size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
         frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
-        out.mkdir(parents=True, exist_ok=True)
         times = [600] * (len(frames) - 1) + [2000]  # milliseconds; the last stands a while
-        frames[0].save(out / f"{name}.gif", save_all=True, append_images=frames[1:], duration=times, loop=0)
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(out / f"{name}.gif") as beside:
+            frames[0].save(beside, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
         made = True
         yield out / f"{name}.gif"
     if not made:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -140,7 +140,7 @@ def read_curves(path: Path) -> list[dict[str, str]]:
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
-    """Give a PNG to every logger that takes images: those with a `log_image`, as wandb's has, and TensorBoard's.
+    """Give a PNG to every logger that takes images; one that fails is a line in the log.
 
     Args:
         loggers: some of a training's.
@@ -149,8 +149,16 @@ def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
         step: the training's optimizer steps so far.
     """
     for logger in loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(key=name, images=[str(file)], step=step)
-        elif hasattr(logger, "experiment") and hasattr(logger.experiment, "add_image"):
-            with Image.open(file) as image:
-                logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        try:
+            if isinstance(logger, TensorBoardLogger):
+                with Image.open(file) as image:
+                    logger.experiment.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(file), name)
+            elif isinstance(logger, CometLogger):
+                logger.experiment.log_image(str(file), name=name, step=step)
+            elif hasattr(logger, "log_image"):  # wandb's, and others that are like it
+                logger.log_image(key=name, images=[str(file)], step=step)
+        except Exception as error:  # each service has errors of its own
+            reason = " ".join(str(error).split())
+            log.warning("%s did not take %s: %s", type(logger).__name__, name, reason)

@@ -170,9 +170,11 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.key_or_group
         if key == "resume" or key.startswith("hydra."):
             continue
-        if not key.startswith(MAY_CHANGE) or key == "trainer.precision":
+        figure = key.startswith("callbacks.") and is_figure(OmegaConf.select(stored, ".".join(key.split(".")[:2])))
+        if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             raise ConfigError(
-                f"{key} cannot change with resume={config.resume}: only {', '.join(MAY_CHANGE)} can, not the precision"
+                f"{key} cannot change with resume={config.resume}: only {', '.join(MAY_CHANGE)} and figures can, not "
+                "the precision"
             )
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             raise ConfigError(f"{key} is no key of the run in {config.resume}")
@@ -182,13 +184,25 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def differences(path: Path, config: DictConfig) -> list[str]:
     """Return what differs between the run that a directory holds and a configuration, one line a key."""
-    old, new = (dict(flat(OmegaConf.to_container(each, resolve=True))) for each in (stored_config(path), config))
+    old, new = (dict(flat(without_figures(each))) for each in (stored_config(path), config))
     ignored = ["print_every", "checkpoint_every", "logger"]
     data = part(config, "data")
     if isinstance(data, type) and issubclass(data, Downloaded):  # the same images wherever they lie
         ignored.append("data.root")
     keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(tuple(ignored)))
     return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def without_figures(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, without the figures, which change nothing in a training."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    kept = {name: each for name, each in plain["callbacks"].items() if not is_figure(each)}
+    return {**plain, "callbacks": kept}
+
+
+def is_figure(callback: Any) -> bool:
+    """Tell whether a callback's configuration is that of one of our figures."""
+    return callback is None or str(callback.get("_target_")).startswith("vae_lab.callbacks.")
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """Train one model: `python -m vae_lab.train model=bernoulli_mlp latent_dim=2`."""
 
-import gc
 import logging
 import os
 import platform
@@ -79,7 +78,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     from pytorch_lightning.utilities import rank_zero_only
 
     from vae_lab import checkpoints, loggers, runs
-    from vae_lab.callbacks import Clock
+    from vae_lab.callbacks import Clock, Drawing
     from vae_lab.view import View
 
     # everything that can be refused is built before data are read, and data are read before anything is written
@@ -87,8 +86,9 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     module, data = runs.build_module(config), runs.build_data(config)
     clock, monitor = Clock(), what_is_best(config)
     writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
-    figures, left_out = drawings(runs.build_each(config, "callbacks"), View(module.vae, data, epoch=0))
-    trainer = build_trainer(config, path, [*figures, clock, *writers])  # the clock starts when figures are drawn
+    more, view = runs.build_each(config, "callbacks"), View(module.vae, data, epoch=0)
+    left_out = leave_out(more, view)
+    trainer = build_trainer(config, path, [*more.values(), clock, *writers])  # the clock starts when figures are drawn
     if trainer.world_size > 1 and not in_a_job():
         raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
     last = path / "checkpoints" / "last.ckpt"
@@ -101,6 +101,10 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
             )
     data.prepare_data()
     data.setup()
+    for name, callback in more.items():
+        if isinstance(callback, Drawing):
+            with runs.blame(f"callbacks.{name}"):
+                callback.check(view)
     runs.create(path, config, overrides)
 
     say = rank_zero_only(log.info)
@@ -109,7 +113,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     # Lightning sets this, too: where there is no CUDA, every step of an optimizer would look for NVIDIA's library
     check = "PYTORCH_NVML_BASED_CUDA_CHECK"
     unasked = environment(check, os.environ.get(check) if torch.cuda.is_available() else None)
-    with recorded(path), kept, unasked, settled(), loggers.in_use(trainer.loggers, settings):
+    with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         if left_out:
@@ -187,24 +191,26 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
         )
 
 
-def drawings(callbacks: dict[str, "Callback"], view: "View") -> tuple[list["Callback"], str]:
-    """Return the callbacks that fit a model, and what is left out of those that need not, with the reason.
+def leave_out(callbacks: dict[str, "Callback"], view: "View") -> str:
+    """Take figures that do not fit a model from the callbacks where they need not be drawn; return which, and why.
 
     Raises:
         ConfigError: for a figure that was asked for and does not fit.
     """
     from vae_lab.callbacks import Drawing
 
-    kept, left_out = [], []
-    for name, callback in callbacks.items():
+    left_out = []
+    for name, callback in list(callbacks.items()):
         reason = callback.refuses(view) if isinstance(callback, Drawing) else None
-        if reason is None or not isinstance(callback, Drawing):
-            kept.append(callback)
-        elif not callback.optional:
-            raise ConfigError(f"callbacks.{name} {reason}")
-        elif not callback.quiet:
+        if reason is None:
+            continue
+        assert isinstance(callback, Drawing)
+        if not callback.optional:
+            raise ConfigError(f"callbacks.{name}: {reason}")
+        if not callback.quiet:
             left_out.append(f"{name} ({reason})")
-    return kept, ", ".join(left_out)
+        del callbacks[name]
+    return ", ".join(left_out)
 
 
 def in_folder(name: str, logger: Any, path: Path) -> Any:
@@ -240,19 +246,6 @@ def recorded(path: Path) -> Iterator[None]:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
-
-
-@contextmanager
-def settled() -> Iterator[None]:
-    """Let the search for garbage pass over what is there already.
-
-    Figures leave some, and each search would go through all that was ever imported, a fifth of a second.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +11,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from vae_lab.data import Batches, ImageData, Images, Raw, seed_device
-from vae_lab.model import VAE, Batch
+from vae_lab.data import Batches, ImageData, Images, Plan, Raw, seed_device
+from vae_lab.model import VAE, Batch, kl_per_dimension
 
 CHUNK = 500  # images or latents that go through the model at once
 
 
 class Codes(NamedTuple):
-    """Posteriors of N images, on the CPU: means, standard deviations (N, D), None for points, and labels (N,)."""
+    """Posteriors of N images, on the CPU.
+
+    Attributes:
+        mean: (N, D).
+        std: standard deviations (N, D); None for points.
+        kl: KL to the prior in nats (N, D); None for points, and where it has no closed form.
+        label: class of each image (N,).
+    """
 
     mean: Tensor
     std: Tensor | None
+    kl: Tensor | None
     label: Tensor
 
 
@@ -59,6 +68,11 @@ class View:
     def has_density(self) -> bool:
         """Whether the posterior is more than a point."""
         return self.vae.encoder.has_density
+
+    @property
+    def where(self) -> str:
+        """What the encoder's place in latent space is called."""
+        return "posterior means" if self.has_density else "codes"
 
     @property
     def name(self) -> str:
@@ -103,18 +117,38 @@ class View:
                 for module, training in modes:
                     module.training = training
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, or their numbers where they have none.
+
+        Raises:
+            DataError: where the images are missing or damaged.
+        """
+        assert self.test is not None  # read, and so the names are known
+        return self.data.class_names
+
+    def names(self, indices: Tensor) -> list[str]:
+        """Return the names of the classes of test images at some indices (M,)."""
+        return [self.class_names[label] for label in self.test.label[indices].tolist()]
+
     def chosen(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
         """Return the indices of up to `count` test images, one of each class in turn: the same in every epoch.
 
         Args:
             count: how many.
             labels: of these classes alone, in this order; None for all.
+
+        Raises:
+            ValueError: where there is none of these classes.
         """
-        test = self.test
-        classes = range(len(self.data.class_names)) if labels is None else labels
+        test, names = self.test, self.class_names
+        classes = range(len(names)) if labels is None else labels
         of_class = [(test.label == each).nonzero().flatten() for each in classes]
         turns = (places[turn] for turn in range(count) for places in of_class if turn < len(places))
-        return torch.tensor([int(place) for place, _ in zip(turns, range(count), strict=False)], dtype=torch.long)
+        found = [int(place) for place in islice(turns, count)]
+        if not found:
+            raise ValueError(f"the test split has no image of {', '.join(names[each] for each in classes)}")
+        return torch.tensor(found)
 
     def numbers(self, labels: Sequence[int | str]) -> list[int]:
         """Return the numbers of classes that are given by number or by name.
@@ -122,7 +156,9 @@ class View:
         Raises:
             ValueError: for one that the data do not have.
         """
-        names = self.data.class_names
+        if not labels:
+            return []
+        names = self.class_names
         known = {**{str(number): number for number in range(len(names))}, **{name: k for k, name in enumerate(names)}}
         for label in labels:
             if str(label) not in known:
@@ -132,33 +168,37 @@ class View:
 
     def batch(self, indices: Tensor) -> Batch:
         """Return test images at some indices (M,) as in the test: binarized, and with noise where the test has it."""
-        return self._batch(self.test.part(indices))
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield the whole test split, batch by batch, with the very noise that the test of one process has."""
-        test = self.test
-        for plan in Batches(len(test), self.data.batch_size, self.data.seed, shuffle=False):
-            seed_device(plan.seed, self.device)
-            yield self._batch(test.part(plan.indices))
-
-    def _batch(self, images: Images) -> Batch:
-        images = images.to(self.device)
+        images = self.test.part(indices).to(self.device)
         return self.data.batch(Raw(images.image, images.label, images.binary, 0), False, self.dtype)
 
-    def codes(self, count: int) -> Codes:
-        """Return the posteriors of the first `count` test images."""
-        return self.encode(torch.arange(min(count, len(self.test))))
+    def plans(self) -> Batches:
+        """Return the steps of the test of one process, which is the whole split."""
+        return Batches(len(self.test), self.data.batch_size, self.data.seed, shuffle=False)
+
+    def planned(self, plan: Plan) -> Batch:
+        """Return the images of a step of the test, with the very noise that they have there."""
+        seed_device(plan.seed, self.device)
+        return self.batch(plan.indices)
 
     @torch.no_grad()
-    def encode(self, indices: Tensor) -> Codes:
-        """Return the posteriors of test images at some indices (M,)."""
-        means, stds = [], []
-        for part in indices.split(CHUNK):
-            q = self.vae.encode(self.batch(part).input)
-            means.append(q.mean.float().cpu())
-            if self.has_density:
-                stds.append(q.stddev.float().cpu())
-        return Codes(torch.cat(means), torch.cat(stds) if stds else None, self.test.label[indices].cpu())
+    def encode(self, batch: Batch) -> Codes:
+        """Return the posteriors of a batch."""
+        q = self.vae.encode(batch.input)
+        if not self.has_density:
+            return Codes(q.mean.float().cpu(), None, None, batch.label.cpu())
+        kl = kl_per_dimension(q, self.vae.prior(self.vae.encode))
+        known = None if kl is None else kl.float().cpu()
+        return Codes(q.mean.float().cpu(), q.stddev.float().cpu(), known, batch.label.cpu())
+
+    def codes(self, count: int) -> Codes:
+        """Return the posteriors of `count` test images, evenly spread over the split, or of all that there are."""
+        size = len(self.test)
+        spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
+        parts = [self.encode(self.batch(indices)) for indices in spread.split(CHUNK)]
+        mean, std, kl, label = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+        assert mean is not None
+        assert label is not None
+        return Codes(mean, std, kl, label)
 
     @torch.no_grad()
     def decode(self, z: Tensor, sampled: bool = False) -> Tensor:

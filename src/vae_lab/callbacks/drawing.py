@@ -3,7 +3,8 @@
 import logging
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,8 +16,7 @@ from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from vae_lab import loggers
-from vae_lab.config import AT_LEAST_1, POSITIVE, SEED, TRUE_OR_FALSE, Rule, or_null
-from vae_lab.figures import Title
+from vae_lab.config import AT_LEAST_1, POSITIVE, RULES, SEED, TRUE_OR_FALSE, Rule, or_null
 from vae_lab.files import replacing
 from vae_lab.module import VAEModule
 from vae_lab.view import View
@@ -30,7 +30,7 @@ def is_list(value: object) -> bool:
 
 
 # What the options of figures have to be: by their names, else by their types.
-LIST = or_null(Rule("a list", is_list))
+LIST = Rule("a list, not empty", lambda value: is_list(value) and len(value) > 0)
 NAMED = {
     "seed": SEED,
     "epochs": or_null(
@@ -39,6 +39,7 @@ NAMED = {
         )
     ),
     "label": Rule("a class", lambda value: not is_list(value)),
+    "name": RULES["name"],
 }
 KINDS: dict[Any, Rule] = {
     int: AT_LEAST_1,
@@ -57,8 +58,9 @@ class Drawing(Callback, ABC):
     fails is a line in the log.
 
     Args:
-        every_n_epochs: epochs from one figure to the next; the last epoch is drawn whatever it is. None for that alone.
-        epochs: the epochs to draw after, in place of an interval.
+        name: of the figure's folder.
+        every_n_epochs: epochs from one figure to the next, and the last epoch is drawn as well; None for that alone.
+        epochs: the epochs to draw after, and no others, in place of an interval.
         optional: whether it is left out where it does not fit the model, rather than refused.
         seed: of whatever is random in the figure: the same in every epoch, so that they compare.
 
@@ -66,9 +68,9 @@ class Drawing(Callback, ABC):
         ValueError: for a value of another type, or a number below 1.
     """
 
-    name: ClassVar[str]  # of the figure, and so of its folder
     quiet: ClassVar[bool] = False  # whether it is left out without a word
 
+    name: str
     every_n_epochs: int | None = None
     epochs: Sequence[int] | None = None
     optional: bool = False
@@ -77,7 +79,7 @@ class Drawing(Callback, ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            rule = NAMED.get(field.name) or KINDS.get(field.type, LIST)
+            rule = NAMED.get(field.name) or KINDS.get(field.type) or (or_null(LIST) if field.default is None else LIST)
             if not rule.holds(value):
                 raise ValueError(f"{field.name}={value} must be {rule.words}")
 
@@ -89,14 +91,18 @@ class Drawing(Callback, ABC):
         """Return why the figure cannot be drawn of a model; None where it can."""
         return None
 
+    def check(self, view: View) -> None:
+        """Look whether the data have the classes that are asked for; reads them where that is not yet done.
+
+        Raises:
+            ValueError: for a class that they do not have.
+        """
+        view.numbers(getattr(self, "labels", None) or [])
+
     def draw(self, view: View) -> Figure:
         """Return the figure, and leave the model and all random numbers as they were."""
         with view.undisturbed(self.seed):
             return self.figure(view)
-
-    def title(self, view: View, what: str, caption: str = "") -> Title:
-        """Return a figure's title, with the model and the epoch."""
-        return Title(what, view.name, caption)
 
     def is_due(self, epoch: int, last: bool) -> bool:
         """Tell whether the figure is drawn after an epoch, the first being 1."""
@@ -104,10 +110,15 @@ class Drawing(Callback, ABC):
             return epoch in self.epochs
         return last or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the training goes on: that epoch was drawn by the one before."""
+        assert isinstance(pl_module, VAEModule)
+        self.begun = pl_module.epoch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the epoch before, which has its checkpoint by now."""
         assert isinstance(pl_module, VAEModule)
-        if pl_module.epoch and self.is_due(pl_module.epoch, last=False):
+        if pl_module.epoch > self.begun and self.is_due(pl_module.epoch, last=False):
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,12 +132,18 @@ class Drawing(Callback, ABC):
         if not trainer.is_global_zero:
             return
         view = View(module.vae, trainer.datamodule, module.epoch, Path(trainer.default_root_dir))  # type: ignore[attr-defined]
-        try:
+        with self.forgiven(view.epoch):
             self.deliver(view, trainer)
+
+    @contextmanager
+    def forgiven(self, epoch: int) -> Iterator[None]:
+        """Say what went wrong with the figure of an epoch in a line, and go on."""
+        try:
+            yield
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-            log.warning("figure %s of epoch %d failed: %s", self.name, view.epoch, " ".join(reason.split()))
+            log.warning("figure %s of epoch %d failed: %s", self.name, epoch, " ".join(reason.split()))
 
     def deliver(self, view: View, trainer: Trainer) -> None:
         """Draw, and keep what was drawn."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vae_lab import latents
 from vae_lab.callbacks.drawing import Drawing
-from vae_lab.figures import Panel, grids
+from vae_lab.figures import Panel, Title, grids
 from vae_lab.metrics import squared_error
 from vae_lab.view import View
 
@@ -41,14 +41,10 @@ class Reconstructions(Grid):
         labels: classes to show, None for all.
     """
 
-    name: ClassVar[str] = "reconstructions"
+    name: str = "reconstructions"
     n: int = 20
     columns: int = 10
     labels: Labels | None = None
-
-    def refuses(self, view: View) -> str | None:
-        """Return which label is unknown."""
-        return unknown(view, self.labels)
 
     def figure(self, view: View) -> Figure:
         """Return blocks of rows: truth, input where it differs, mean, sample."""
@@ -60,15 +56,14 @@ class Reconstructions(Grid):
             rows["input"] = batch.input.float().cpu()
         rows["mean"] = view.decode(q.mean)
         rows["sample"] = view.decode(q.sample(), sampled=True)
-        names = label_names(view, indices)
-        panels = []
+        names, panels = view.names(indices), []
         for start in range(0, len(indices), self.columns):
             block = slice(start, start + self.columns)
             panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
         point = "z from the encoder" if not view.has_density else "z = the posterior's mean"
         drawn = "the same z" if not view.has_density else "z drawn from the posterior"
         caption = f"mean: E[x|z] at {point}. sample: one x drawn from p(x|z), {drawn}. Test images."
-        return grids(panels, self.title(view, "Reconstructions", caption), self.scale)
+        return grids(panels, Title("Reconstructions", view.name, caption), self.scale)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -79,7 +74,7 @@ class Denoising(Grid):
         n: number of images, of each class in turn.
     """
 
-    name: ClassVar[str] = "denoising"
+    name: str = "denoising"
     quiet: ClassVar[bool] = True
     n: int = 10
 
@@ -93,16 +88,18 @@ class Denoising(Grid):
         indices = view.chosen(self.n)
         batch = view.batch(indices)
         noisy = batch.input
-        if torch.equal(noisy, batch.target) or not getattr(view.data.noise, "in_evaluation", False):
+        if not getattr(view.data.noise, "in_evaluation", False):
             noisy = view.data.noise.to(noisy)(noisy)
         restored = view.decode(view.vae.encode(noisy).mean)
         original, noisy = batch.target.float().cpu(), noisy.float().cpu()
         before, after = (float(squared_error(images, original).mean()) for images in (noisy, restored))
         rows = ["original", f"noisy, MSE {before:.4f}", f"restored, MSE {after:.4f}"]
-        panel = Panel(torch.stack([original, noisy, restored]), "", rows, label_names(view, indices))
+        panel = Panel(torch.stack([original, noisy, restored]), "", rows, view.names(indices))
         kind = type(view.data.noise).__name__
-        caption = f"Test images with noise ({kind}); restored from the posterior's mean. MSE against the original."
-        return grids([panel], self.title(view, "Denoising", caption), self.scale)
+        caption = (
+            f"Test images with noise ({kind}) and their mean reconstruction; MSE over these {len(indices)} images."
+        )
+        return grids([panel], Title("Denoising", view.name, caption), self.scale)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -113,7 +110,7 @@ class Samples(Grid):
         n: number of images, laid out as a square.
     """
 
-    name: ClassVar[str] = "samples"
+    name: str = "samples"
     n: int = 64
 
     def refuses(self, view: View) -> str | None:
@@ -127,7 +124,7 @@ class Samples(Grid):
             Panel(square(view.decode(z)), "mean E[x|z]"),
             Panel(square(view.decode(z, sampled=True)), "sample x ~ p(x|z)"),
         ]
-        return grids(panels, self.title(view, "Samples, z from the prior"), self.scale, across=2)
+        return grids(panels, Title("Samples, z from the prior", view.name), self.scale, across=2)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -135,7 +132,7 @@ class Manifold(Grid):
     """Images of a grid in two latent dimensions, the others 0: Figure 4 of Kingma & Welling (arXiv 1312.6114).
 
     Args:
-        n: steps in each direction.
+        n: steps in each direction, at most 100.
         reach: the grid goes from -reach to reach, evenly; None for the prior's quantiles.
         quantiles: the first and the last quantile.
         dimensions: which two.
@@ -144,7 +141,7 @@ class Manifold(Grid):
         ValueError: for a value outside its range.
     """
 
-    name: ClassVar[str] = "manifold"
+    name: str = "manifold"
     n: int = 20
     reach: float | None = None
     quantiles: Sequence[float] = latents.QUANTILES
@@ -152,6 +149,7 @@ class Manifold(Grid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_side(self.n)
         numbers = all(type(each) in (int, float) for each in self.quantiles)
         if not numbers or len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
             raise ValueError(f"quantiles={list(self.quantiles)} must be two, rising, above 0 and below 1")
@@ -179,7 +177,7 @@ class Manifold(Grid):
         )
         panel = Panel(view.decode(latents.plane(values, view.latent_dim, self.dimensions)))
         what = "Manifold" if view.latent_dim == 2 else f"Sweep over z{across} and z{up}"
-        return grids([panel], self.title(view, what, caption), self.scale, gap=0)
+        return grids([panel], Title(what, view.name, caption), self.scale, gap=0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -194,7 +192,7 @@ class Interpolation(Grid):
         ValueError: for labels that are not two, or fewer than two steps.
     """
 
-    name: ClassVar[str] = "interpolation"
+    name: str = "interpolation"
     labels: Labels | None = None
     steps: int = 12
 
@@ -204,24 +202,20 @@ class Interpolation(Grid):
         if self.steps < 2:
             raise ValueError(f"steps={self.steps} must be at least 2")
 
-    def refuses(self, view: View) -> str | None:
-        """Return which label is unknown."""
-        return unknown(view, self.labels)
-
     def figure(self, view: View) -> Figure:
-        """Return two rows, the test images themselves at their ends."""
+        """Return a row for each way, the test images themselves at their ends."""
         (first, last), images, names = ends(view, self.labels)
-        paths = {
-            "linear": latents.linear(first, last, self.steps),
-            "spherical": latents.spherical(first, last, self.steps),
-        }
+        paths = {"linear": latents.linear(first, last, self.steps)}
+        circle = latents.spherical(first, last, self.steps)
+        if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
+            paths["spherical"] = circle
         decoded = view.decode(torch.stack([*paths.values()]))  # (2, steps, C, H, W)
-        framed = torch.cat([images[:1].expand(2, 1, *images.shape[1:]), decoded], 1)
-        framed = torch.cat([framed, images[1:].expand(2, 1, *images.shape[1:])], 1)
+        left, right = (image.expand(len(paths), 1, *image.shape) for image in images)
+        framed = torch.cat([left, decoded, right], 1)
         columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
         panel = Panel(framed, "", [*paths], columns)
-        caption = "Between the means of the posteriors of two test images. Shown is the mean E[x|z]."
-        return grids([panel], self.title(view, f"From {names[0]} to {names[1]}", caption), self.scale)
+        caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
+        return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -230,36 +224,36 @@ class Transition(Grid):
 
     Args:
         labels: classes of the two, None for the first and the last.
-        n: images in a line, and lines.
+        n: images in a line, and lines, at most 100.
+
+    Raises:
+        ValueError: for labels that are not two, or a value outside its range.
     """
 
-    name: ClassVar[str] = "transition"
+    name: str = "transition"
     labels: Labels | None = None
     n: int = 15
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_side(self.n)
         check_pair(self.labels)
-
-    def refuses(self, view: View) -> str | None:
-        """Return which label is unknown."""
-        return unknown(view, self.labels)
 
     def figure(self, view: View) -> Figure:
         """Return one grid."""
         (first, last), _, names = ends(view, self.labels)
         z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
-        caption = "In even steps along the line between the means of their posteriors, to be read line by line."
+        caption = f"In even steps along the line between their {view.where}, to be read line by line."
         what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
-        return grids([Panel(view.decode(z))], self.title(view, what, caption), self.scale)
+        return grids([Panel(view.decode(z))], Title(what, view.name, caption), self.scale)
 
 
 @dataclass(eq=False, kw_only=True)
 class Traversals(Grid):
     """Each latent dimension from -reach to reach, the others as a test image has them, the most active first.
 
-    Active is what the posterior's KL to the prior is large in, on average over test images; for an autoencoder, what
-    varies most.
+    Active is what the posterior's KL to the prior is large in, on average over test images; where that is not known, as
+    for an autoencoder, what varies most.
 
     Args:
         n: number of dimensions, fewer where there are not so many; None for all.
@@ -269,39 +263,35 @@ class Traversals(Grid):
         images: number of test images that the activity is measured on.
     """
 
-    name: ClassVar[str] = "traversals"
+    name: str = "traversals"
     n: int | None = 20
     steps: int = 11
     reach: float = 3.0
     label: int | str | None = None
     images: int = 1000
 
-    def refuses(self, view: View) -> str | None:
-        """Return that the label is unknown."""
-        return unknown(view, None if self.label is None else [self.label])
+    def check(self, view: View) -> None:
+        """Look whether the data have the class, as `Drawing` does."""
+        view.numbers([] if self.label is None else [self.label])
 
     def figure(self, view: View) -> Figure:
         """Return a row for each dimension."""
         codes = view.codes(self.images)
-        if codes.std is not None and view.has_standard_prior:
-            kl = (codes.mean.square() + codes.std.square() - 1) / 2 - codes.std.log()
-            activity, unit = kl.mean(0), "KL"
-        else:
-            activity, unit = codes.mean.var(0), "variance"
+        activity, unit = (codes.mean.var(0), "variance") if codes.kl is None else (codes.kl.mean(0), "KL")
         order = activity.argsort(descending=True)[: self.n].tolist()
         label = None if self.label is None else view.numbers([self.label])
-        start = view.encode(view.chosen(1, label)).mean[0]
+        start = view.encode(view.batch(view.chosen(1, label))).mean[0]
         values = torch.linspace(-self.reach, self.reach, self.steps)
         rows = [f"z{dimension}, {unit} {float(activity[dimension]):.2f}" for dimension in order]
         columns = [f"{value:.1f}" for value in values.round(decimals=3).add(0.0).tolist()]
         panel = Panel(view.decode(latents.sweep(start, values, order)), "", rows, columns)
         of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
-        measured = "in nats" if unit == "KL" else "of the posterior's means"
+        measured = "in nats" if unit == "KL" else f"of the {view.where}"
         caption = (
             f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test image "
             f"has them. {unit} {measured}, over {len(codes.label):,} test images. Shown is the mean E[x|z]."
         )
-        return grids([panel], self.title(view, "Traversals", caption), self.scale)
+        return grids([panel], Title("Traversals", view.name, caption), self.scale)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -314,14 +304,14 @@ class ClassSamples(Grid):
         images: number of test images that the Gaussians are taken from.
     """
 
-    name: ClassVar[str] = "class_samples"
+    name: str = "class_samples"
     labels: Labels | None = None
     n: int = 10
     images: int = 5000
 
     def refuses(self, view: View) -> str | None:
-        """Return which label is unknown, or that there are no variances."""
-        return unknown(view, self.labels) if view.has_density else "the posterior of an autoencoder has no variance"
+        """Return that there are no variances."""
+        return None if view.has_density else "the posterior of an autoencoder has no variance"
 
     def sample(self, view: View, n: int) -> tuple[Tensor, list[int]]:
         """Return latents (C, n, D) from the Gaussian of each class, and the numbers of the classes."""
@@ -334,25 +324,22 @@ class ClassSamples(Grid):
     def figure(self, view: View) -> Figure:
         """Return a row for each class."""
         z, classes = self.sample(view, self.n)
-        rows = [view.data.class_names[each] for each in classes]
+        rows = [view.class_names[each] for each in classes]
         caption = (
             "z from each class's Gaussian: mean of the posterior means, mean of the posterior variances of its images "
             f"among {min(self.images, len(view.test)):,} test images. Shown is the mean E[x|z]."
         )
-        return grids([Panel(view.decode(z), "", rows)], self.title(view, "Samples of each class", caption), self.scale)
+        return grids([Panel(view.decode(z), "", rows)], Title("Samples of each class", view.name, caption), self.scale)
 
 
-def unknown(view: View, labels: Labels | None) -> str | None:
-    """Return which of some labels the data do not have; None where all are there, or the classes not known yet."""
-    if labels is None or not view.data.class_names:
-        return None
-    if view.data.test is None and not all(isinstance(label, int) for label in labels):
-        return None  # names are known once the images are read
-    try:
-        view.numbers(labels)
-    except ValueError as error:
-        return str(error)
-    return None
+def check_side(n: int) -> None:
+    """Refuse a square that nobody could look at.
+
+    Raises:
+        ValueError: for one of more than 100 images a side.
+    """
+    if n > 100:
+        raise ValueError(f"n={n} must be at most 100: it is the side of a square")
 
 
 def check_pair(labels: Labels | None) -> None:
@@ -366,20 +353,14 @@ def check_pair(labels: Labels | None) -> None:
 
 
 def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the posterior means (2, D), the images (2, C, H, W) and the classes of test images of two classes."""
-    first, last = [0, len(view.data.class_names) - 1] if labels is None else view.numbers(labels)
-    if first == last:
-        indices = view.chosen(2, [first])
-    else:
-        indices = torch.cat([view.chosen(1, [first]), view.chosen(1, [last])])
+    """Return the latents (2, D), the images (2, C, H, W) and the classes of test images of two classes."""
+    present = view.test.label.unique().tolist()
+    first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
+    indices = view.chosen(2, [first]) if first == last else torch.cat([view.chosen(1, [k]) for k in (first, last)])
     if len(indices) < 2:
-        raise ValueError(f"the test split has no two images of the classes {first} and {last}")
-    return view.encode(indices).mean, view.batch(indices).target.float().cpu(), label_names(view, indices)
-
-
-def label_names(view: View, indices: Tensor) -> list[str]:
-    """Return the names of the classes of test images at some indices (M,)."""
-    return [view.data.class_names[label] for label in view.test.label[indices].tolist()]
+        raise ValueError(f"the test split has one image of {view.class_names[first]}, and two are needed")
+    batch = view.batch(indices)
+    return view.encode(batch).mean, batch.target.float().cpu(), view.names(indices)
 
 
 def square(images: Tensor) -> Tensor:

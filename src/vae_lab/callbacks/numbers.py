@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae_lab import figures, loggers
 from vae_lab.callbacks.drawing import Drawing
+from vae_lab.figures import Title
 from vae_lab.files import replacing
 from vae_lab.metrics import ClassMeans, class_means, squared_error
 from vae_lab.module import VAEModule
@@ -28,7 +29,7 @@ class Curves(Drawing):
     Keeps `kl_per_dimension.csv` in the run's directory: a row an epoch, `train/0`, …, `val/0`, …, in nats.
     """
 
-    name: ClassVar[str] = "curves"
+    name: str = "curves"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the KL of the epoch before, and draw."""
@@ -43,13 +44,15 @@ class Curves(Drawing):
     def note(self, trainer: Trainer, module: LightningModule) -> None:
         """Add a row to `kl_per_dimension.csv` where the KL of each dimension is known."""
         assert isinstance(module, VAEModule)
+        if not module.vectors:
+            return
         found = {
             f"{name.partition('/')[0]}/{number}": value
             for name, values in module.vectors.items()
             if name.endswith("/kl_per_dimension")
             for number, value in enumerate(values)
         }
-        if found:
+        with self.forgiven(module.epoch):
             file = loggers.Curves(Path(trainer.default_root_dir) / KL_FILE)  # which writes on rank 0 alone
             file.log_metrics({"epoch": module.epoch, **found}, step=trainer.global_step)
 
@@ -68,7 +71,7 @@ class Curves(Drawing):
         if not rows:
             raise ValueError("no epoch has been trained")
         kl = read_kl(view.path / KL_FILE, [int(row["epoch"]) for row in rows])
-        title = self.title(view, "Curves", "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
+        title = Title("Curves", view.name, "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
         return figures.curves(rows, kl, title)
 
 
@@ -102,14 +105,15 @@ class ClassMse(Drawing):
     """Squared error of the mean reconstruction by class over the whole test split, and each class's extremes.
 
     It is drawn after the test as well, of the tested weights, and then written as `class_mse.csv`: class, name, images,
-    mse. One process goes over all images whatever their number, and so it is the same for one or several.
+    mse. One process goes over all images whatever their number, and so it is the same for one or several. Above 25
+    classes there is no room for images.
 
     Args:
         examples: how many of the best and of the worst images of each class are shown.
         scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
     """
 
-    name: ClassVar[str] = "class_mse"
+    name: str = "class_mse"
     examples: int = 1
     scale: int | None = None
 
@@ -123,11 +127,11 @@ class ClassMse(Drawing):
         self.save(trainer, pl_module)
 
     def deliver(self, view: View, trainer: Trainer) -> None:
-        """Draw, and after a test write the table first."""
-        with view.undisturbed(self.seed):
+        """Draw, in the precision of the test; after one, write the table first."""
+        with view.undisturbed(self.seed), trainer.precision_plugin.forward_context():
             report = self.report(view)
             if trainer.testing and view.path is not None:
-                write_table(view.path / "class_mse.csv", report.classes, view.data.class_names)
+                write_table(view.path / "class_mse.csv", report.classes, view.class_names)
             figure = self.picture(view, report)
         self.keep(figure, view, trainer)
 
@@ -135,11 +139,12 @@ class ClassMse(Drawing):
     def report(self, view: View) -> ClassReport:
         """Return the errors of all test images, in the order of the split."""
         errors = []
-        for batch in view.batches():
+        for plan in view.plans():
+            batch = view.planned(plan)
             reconstruction = view.vae.reconstruct(view.vae.encode(batch.input))
             errors.append(squared_error(reconstruction.mean, batch.target).cpu())
         error, label = torch.cat(errors), view.test.label.cpu()
-        return ClassReport(error, label, class_means(error, label, len(view.data.class_names)))
+        return ClassReport(error, label, class_means(error, label, len(view.class_names)))
 
     def figure(self, view: View) -> Figure:
         """Return the bars over the best and the worst images of each class."""
@@ -148,34 +153,47 @@ class ClassMse(Drawing):
     def picture(self, view: View, report: ClassReport) -> Figure:
         """Return the bars of a report over the best and the worst images of each class."""
         mse, images = report.classes
-        names = view.data.class_names
+        names = view.class_names
         caption = (
             f"Mean squared error per pixel of the reconstruction E[x|z] at the posterior's mean, {int(images.sum()):,} "
             f"test images; over all images it is {float(report.error.double().mean()):.4f}."
         )
         many = len(names) > MOST_SHOWN
         examples = None if many else self.extremes(view, report)
-        return figures.class_mse(mse, images, names, examples, self.title(view, "Error by class", caption), self.scale)
+        return figures.class_mse(mse, images, names, examples, Title("Error by class", view.name, caption), self.scale)
 
     @torch.no_grad()
     def extremes(self, view: View, report: ClassReport) -> figures.Panel:
         """Return the images of each class with the least and the greatest error, and their reconstructions."""
-        blank = torch.full(view.data.shape, float("nan"))
-        columns = []
-        for each in range(len(view.data.class_names)):
+        wanted: dict[int, list[int]] = {}  # of each class: its best from the first on, its worst from the last on
+        for each in report.label.unique().tolist():
             places = (report.label == each).nonzero().flatten()
-            ranked = places[report.error[places].argsort(stable=True)]
-            column = []
-            for rank in [*range(self.examples), *range(-1, -self.examples - 1, -1)]:
-                if not len(ranked):
-                    column += [blank, blank]
-                    continue
-                batch = view.batch(ranked[[min(max(rank, -len(ranked)), len(ranked) - 1)]])
-                reconstruction = view.vae.reconstruct(view.vae.encode(batch.input)).mean
-                column += [batch.target[0].float().cpu(), reconstruction[0].float().cpu()]
-            columns.append(torch.stack(column))
+            ranked = places[report.error[places].argsort(stable=True)].tolist()
+            few = min(self.examples, len(ranked))
+            worst = ranked[: -few - 1 : -1]
+            wanted[each] = [*ranked[:few], *ranked[few - 1 : few] * (self.examples - few)]
+            wanted[each] += [*worst, *worst[-1:] * (self.examples - few)]
+        shown = self.pairs(view, {place for places in wanted.values() for place in places})
+        blank = torch.full((2, *view.data.shape), float("nan"))
+        columns = [
+            torch.cat([shown[place] for place in wanted[each]] if each in wanted else [blank] * (2 * self.examples))
+            for each in range(len(view.class_names))
+        ]
         rows = [words for kind in ("best", "worst") for _ in range(self.examples) for words in (kind, "reconstructed")]
         return figures.Panel(torch.stack(columns, 1), rows=rows)
+
+    def pairs(self, view: View, places: set[int]) -> dict[int, Tensor]:
+        """Return the target and the reconstruction (2, C, H, W) of test images, with the noise that the report saw."""
+        found = {}
+        for plan in view.plans():
+            here = [row for row, place in enumerate(plan.indices.tolist()) if place in places]
+            if not here:
+                continue
+            batch = view.planned(plan)
+            mean = view.vae.reconstruct(view.vae.encode(batch.input)).mean
+            for row in here:
+                found[int(plan.indices[row])] = torch.stack([batch.target[row], mean[row]]).float().cpu()
+        return found
 
 
 def write_table(path: Path, means: ClassMeans, names: list[str]) -> None:

@@ -1,13 +1,13 @@
 """Figures of the latent space itself: where images lie in it, and what passes through it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
 
 from vae_lab import figures, latents
 from vae_lab.callbacks.drawing import Drawing
+from vae_lab.figures import Title
 from vae_lab.view import View
 
 
@@ -18,11 +18,18 @@ class LatentMap(Drawing):
     Around the origin stand the prior's circles at 1, 2 and 3 σ, which principal axes leave circles.
 
     Args:
-        n: number of test images.
+        n: number of test images, at least 3.
+
+    Raises:
+        ValueError: for fewer images.
     """
 
-    name: ClassVar[str] = "latent_map"
+    name: str = "latent_map"
     n: int = 5000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.n)
 
     def refuses(self, view: View) -> str | None:
         """Return that a line is no map."""
@@ -39,11 +46,11 @@ class LatentMap(Drawing):
             places = codes.mean @ axes.directions  # not centred: the origin stays the prior's
             first, second = (f"{100 * part:.0f} % of the variance" for part in axes.explained.tolist())
             names = (f"principal axis 1, {first}", f"principal axis 2, {second}")
-        caption = f"Posterior means of {len(places):,} test images; names at the median of each class."
+        caption = f"{view.where.capitalize()} of {len(places):,} test images; names at the median of each class."
         if standard:
             caption += " Dashed: 1, 2 and 3 σ of the prior."
-        title = self.title(view, "Latent space", caption)
-        return figures.points(places, codes.label, view.data.class_names, title, names, circles=standard)
+        title = Title("Latent space", view.name, caption)
+        return figures.points(places, codes.label, view.class_names, title, names, circles=standard)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,13 +66,14 @@ class Tsne(Drawing):
         ValueError: for a value outside its range.
     """
 
-    name: ClassVar[str] = "tsne"
+    name: str = "tsne"
     n: int = 3000
     perplexity: float = 30.0
     iterations: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number(self.n)
         if self.perplexity < 1:
             raise ValueError(f"perplexity={self.perplexity} must be a number of at least 1")
         if self.iterations < 250:
@@ -81,12 +89,12 @@ class Tsne(Drawing):
         method = TSNE(perplexity=perplexity, init=start, max_iter=self.iterations, random_state=self.seed)
         places = torch.from_numpy(method.fit_transform(codes.mean.numpy()))
         caption = (
-            f"t-SNE of the posterior means of {len(places):,} test images: perplexity {perplexity:g}, {start} start, "
+            f"t-SNE of the {view.where} of {len(places):,} test images: perplexity {perplexity:g}, {start} start, "
             f"{self.iterations} iterations, seed {self.seed}. Who is whose neighbour means something; sizes and "
             "distances of groups mean little."
         )
-        title = self.title(view, "Latent space by t-SNE", caption)
-        return figures.points(places, codes.label, view.data.class_names, title)
+        title = Title("Latent space by t-SNE", view.name, caption)
+        return figures.points(places, codes.label, view.class_names, title)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -98,14 +106,24 @@ class LatentBars(Drawing):
         scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
     """
 
-    name: ClassVar[str] = "latent_bars"
+    name: str = "latent_bars"
     n: int = 5
     scale: int | None = None
 
     def figure(self, view: View) -> Figure:
         """Return a row for each image."""
         indices = view.chosen(self.n)
-        codes = view.encode(indices)
-        images = view.batch(indices).input.float().cpu()
-        title = self.title(view, "Through the latent space", "Test images. Shown is the mean E[x|z] at z = the mean.")
+        batch = view.batch(indices)
+        codes, images = view.encode(batch), batch.input.float().cpu()
+        title = Title("Through the latent space", view.name, "Test images. Shown is the mean E[x|z].")
         return figures.latent_bars(images, codes.mean, codes.std, view.decode(codes.mean), title, self.scale)
+
+
+def check_number(n: int) -> None:
+    """Refuse points too few for a map.
+
+    Raises:
+        ValueError: for fewer than 3.
+    """
+    if n < 3:
+        raise ValueError(f"n={n} must be at least 3")

@@ -172,6 +172,8 @@ class ImageData(LightningDataModule, ABC):
         size = len(labels)
         if images.shape[1:] != self.shape:
             raise ConfigError(f"data.shape={list(self.shape)} must be {list(images.shape[1:])}, as the images are")
+        if self.classes is not None and int(labels.max()) >= self.classes:
+            raise ConfigError(f"data.classes={self.classes} is too few: there is an image of class {int(labels.max())}")
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")

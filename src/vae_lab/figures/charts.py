@@ -1,7 +1,6 @@
 """Figures of points and of numbers over epochs."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Page, Title, class_colors, text_width
+
+MOST_NAMED = 40  # classes that a legend has room for
 
 
 def points(
@@ -34,7 +35,7 @@ def points(
         axes_names: below and beside the axes; none where the numbers mean nothing.
         circles: whether the prior's circles at 1, 2 and 3 σ around the origin are drawn.
     """
-    side, legend = 640, 30 + max(text_width(name, 8) for name in names)
+    side, legend = 640, 30 + max(text_width(name, 8) for name in names) if len(names) <= MOST_NAMED else 0
     page = Page(50 + side + 16 + legend, side + 40, title)
     axes = page.axes(50, 0, side, side)
     places, label = places.detach().float().cpu(), label.cpu()
@@ -69,8 +70,7 @@ def points(
         axes.set_xticks([])
         axes.set_yticks([])
     marks = [Line2D([], [], marker="o", linestyle="", markersize=6, color=color) for color in colors]
-    columns = ceil(len(names) / 40)
-    if columns == 1:
+    if len(names) <= MOST_NAMED:
         lines = axes.legend(marks, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
         for text in lines.get_texts():
             text.set_parse_math(False)
@@ -131,7 +131,8 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:
     """Draw the KL of each dimension over the epochs, ordered and coloured alike for all stages."""
-    order = list(kl.values())[-1].nan_to_num(0)[-1].argsort(descending=True)
+    final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may have no validation
+    order = final[-1].argsort(descending=True)
     highest = max(float(values.nan_to_num(0).max()) for values in kl.values())
     epochs, dimensions = kl[stage].shape
     box = (0.5, epochs + 0.5, dimensions - 0.5, -0.5)

@@ -110,7 +110,7 @@ def latent_bars(
     side, apart = 420, 14
     page = Page(wide + 50 + side + 20 + wide, 20 + count * (high + apart) + 24, title)
     page.write(0, 4, "input", va="top")
-    page.write(wide + 50, 4, "posterior mean" + ("" if std is None else " ± σ"), va="top")
+    page.write(wide + 50, 4, "code" if std is None else "posterior mean ± σ", va="top")
     page.write(wide + 70 + side, 4, "reconstruction", va="top")
     reach = float((mean.abs() + (0 if std is None else std)).max()) * 1.05 or 1.0
     for row in range(count):
