@@ -54,10 +54,10 @@ def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pyt
     ways = {"vae_lab.train": train, "vae_lab.generate": generate, "vae_lab.evaluate": evaluate}
     short = ["data=digits", "trainer.max_epochs=2", "encoder.hidden=[16]", "decoder.hidden=[16]"]
     made: list[Path] = []
-    for line in commands(FIGURES) + [line for line in commands(README) if LATER in line]:
+    for number, line in enumerate(commands(FIGURES) + [line for line in commands(README) if LATER in line]):
         python, dash, module, *arguments = shlex.split(line)
         assert (python, dash) == ("python", "-m")
-        run_dir = [] if LATER in line else [f"hydra.run.dir=outputs/{len(made)}"]
+        run_dir = [] if LATER in line else [f"hydra.run.dir=outputs/{number}"]
         done = ways[module]([*arguments, *(short + run_dir if module == "vae_lab.train" else [])])
         made += done if isinstance(done, list) else []
     first = {str(file.relative_to("outputs/first")) for file in made if file.is_relative_to("outputs/first")}

@@ -29,7 +29,9 @@ def is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-# What the options of figures have to be: by their names, else by their types.
+Labels = Sequence[int | str]  # classes, by number or by name
+
+# What the options of figures have to be: by their names, else by their types. Others a figure checks itself.
 LIST = Rule("a list, not empty", lambda value: is_list(value) and len(value) > 0)
 NAMED = {
     "seed": SEED,
@@ -47,6 +49,9 @@ KINDS: dict[Any, Rule] = {
     float: POSITIVE,
     float | None: or_null(POSITIVE),
     bool: TRUE_OR_FALSE,
+    Sequence[int]: LIST,
+    Sequence[float]: LIST,
+    Labels | None: or_null(LIST),
 }
 
 
@@ -79,8 +84,8 @@ class Drawing(Callback, ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            rule = NAMED.get(field.name) or KINDS.get(field.type) or (or_null(LIST) if field.default is None else LIST)
-            if not rule.holds(value):
+            rule = NAMED.get(field.name) or KINDS.get(field.type)
+            if rule is not None and not rule.holds(value):
                 raise ValueError(f"{field.name}={value} must be {rule.words}")
 
     @abstractmethod

@@ -10,12 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vae_lab import latents
-from vae_lab.callbacks.drawing import Drawing
+from vae_lab.callbacks.drawing import Drawing, Labels
 from vae_lab.figures import Panel, Title, grids
 from vae_lab.metrics import squared_error
 from vae_lab.view import View
-
-Labels = Sequence[int | str]
 
 
 @dataclass(eq=False, kw_only=True)

@@ -1,7 +1,7 @@
 """Figures of images, shown pixel by pixel: each of theirs is `scale` × `scale` of the figure's."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from vae_lab.figures.page import GREY, INK, TRAINING, Page, Title, class_colors, text_width
+from vae_lab.figures.page import GREY, INK, PAPER, TRAINING, Page, Title, class_colors, text_width
 
 GAP = 2  # between two images, in pixels
 TILE = 56  # about the width of an image, where no scale is given
@@ -163,10 +163,11 @@ def class_mse(
     heights = mse.nan_to_num(0).tolist()
     axes.bar(middles, heights, width=0.8 * tile, color=class_colors(count))
     top = max(heights) * 1.15 or 1.0
+    look: dict[str, Any] = {"size": 7, "ha": "center", "va": "bottom", "bbox": PAPER, "zorder": 5}
     for middle, value, number in zip(middles, mse.tolist(), images.tolist(), strict=True):
         words = "n/a" if number == 0 else f"{value:.4f}"
         if tile >= text_width("0.0000", 7):
-            axes.annotate(words, (middle, value if number else 0), size=7, ha="center", va="bottom")
+            axes.annotate(words, (middle, value if number else 0), (0, 2), textcoords="offset points", **look)
     mean = float(mse.nanmean())
     axes.axhline(mean, color=INK, linewidth=1, linestyle="--")
     axes.annotate(
