@@ -214,7 +214,9 @@ def test_a_run_that_goes_on_does_not_draw_again(small: Callable[..., Run]) -> No
     second.write_bytes(b"drawn before")
     train([f"resume={half.path}", "trainer.max_epochs=3"])
     assert second.read_bytes() == b"drawn before"
-    assert drawn(half) == {"samples": ["epoch-0001.png", "epoch-0002.png", "epoch-0003.png"]}
+    (half.path / "figures" / "samples" / "epoch-0003.png").unlink()  # as if it had been killed before it was drawn
+    train([f"resume={half.path}", "trainer.max_epochs=4"])
+    assert drawn(half) == {"samples": [f"epoch-000{epoch}.png" for epoch in (1, 2, 3, 4)]}
 
 
 def test_a_run_with_other_figures_is_the_same_run(small: Callable[..., Run]) -> None:
@@ -228,6 +230,19 @@ def test_a_run_with_other_figures_is_the_same_run(small: Callable[..., Run]) -> 
         train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks.samples.foo=3"])
     with pytest.raises(ConfigError, match="cannot change"):
         train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks=curves"])
+
+
+class Mine(callbacks.Samples):
+    """A figure of a user's own."""
+
+
+def test_a_users_own_figure_is_no_part_of_a_run_either(small: Callable[..., Run]) -> None:
+    own = "+callbacks.mine={_target_: test_callbacks.Mine, name: mine, n: %d}"
+    run = small("callbacks=none", own % 4, "trainer.max_epochs=1")
+    assert drawn(run) == {"mine": ["epoch-0001.png"]}
+    assert small("callbacks=none", own % 9, "trainer.max_epochs=1").metrics == run.metrics
+    with pytest.raises(ConfigError, match=r"callbacks\.stop"):
+        small("callbacks=none", "+callbacks.stop={_target_: vae_lab.callbacks.Clock}", "trainer.max_epochs=1")
 
 
 def test_a_second_figure_of_a_kind_has_a_name_of_its_own(small: Callable[..., Run]) -> None:
@@ -331,8 +346,12 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
         (["callbacks.reconstructions.labels=3"], "callbacks.reconstructions: labels=3 must be null or a list"),
         (["callbacks.samples.foo=3"], "foo is no key"),
         (["callbacks.manifold.quantiles=null"], "callbacks.manifold: quantiles=None must be a list, not empty"),
-        (["callbacks.manifold.n=101"], "callbacks.manifold: n=101 must be at most 100"),
+        (
+            ["callbacks.manifold.n=101"],
+            "callbacks.manifold: n is too large: a square of 101 images a side, and at most 100",
+        ),
         (["callbacks.reconstructions.labels=[]"], "labels=[] must be null or a list, not empty"),
+        (["callbacks.samples.n=10001"], "callbacks.samples: n is too large: a square of 101 images a side"),
         (["callbacks.latent_map.n=2"], "callbacks.latent_map: n=2 must be at least 3"),
         (["callbacks=tsne", "callbacks.tsne.perplexity=0"], "callbacks.tsne: perplexity=0 must be"),
         (["callbacks=tsne", "callbacks.tsne.iterations=20"], "callbacks.tsne: iterations=20 must be"),
@@ -572,9 +591,10 @@ def test_what_is_shown_is_what_was_encoded_where_the_test_has_noise(digits_run: 
             expected = bytes_of(view.vae.decode(q.mean).mean, scale=14)[0]
         assert np.abs(back[row].astype(int) - expected).max() <= 1
     drawing = callbacks.ClassMse()
-    with view.undisturbed(0):
-        report = drawing.report(view)
-        tiles = cut(drawing.picture(view, report), 4, 10) / 255
+    before = torch.get_rng_state()
+    report = drawing.report(view)
+    tiles = cut(drawing.picture(view, report), 4, 10) / 255
+    assert torch.equal(torch.get_rng_state(), before)
     for each in range(10):
         errors = report.error[report.label == each]
         for row, extreme in ((0, errors.min()), (2, errors.max())):
@@ -628,7 +648,7 @@ def test_the_table_of_classes_is_that_of_the_test(small: Callable[..., Run]) -> 
 
 def test_curves_need_an_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(ValueError, match="no epoch"):
+    with pytest.raises(ValueError, match=r"holds no metrics\.csv"):
         callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 2, tmp_path))
     figure = callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 1, digits_run.path))
     losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")

@@ -362,3 +362,16 @@ def test_images_are_fetched_where_they_lie(binarize: str) -> None:
         if ours is not None:
             assert theirs.device.type == "meta"
             assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_class_that_is_none_of_the_classes_is_refused(train: bool) -> None:
+    class Odd(Digits):
+        def read(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            images, labels = super().read(train)
+            return images, labels + 5 * (train == self.odd)
+
+    data = Odd(shape=(1, 8, 8), classes=10)
+    data.odd = train
+    with pytest.raises(ConfigError, match=r"data\.classes=10 is too few: there is an image of class 14"):
+        data.setup()

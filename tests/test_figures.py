@@ -35,18 +35,40 @@ def images(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.images and not axes.axison]
 
 
+def texts(figure: Figure) -> list[Text]:
+    """All words of a figure, but those of ticks outside the limits of their axes, which are not drawn."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = axis.get_major_ticks()
+            for tick, place in zip(ticks, axis.get_majorticklocs(), strict=False):
+                if not low <= place <= high or not axes.axison:
+                    hidden |= {tick.label1, tick.label2}
+            hidden |= {label for tick in ticks[len(axis.get_majorticklocs()) :] for label in (tick.label1, tick.label2)}
+    found = figure.findobj(Text)
+    return [text for text in found if text.get_text().strip() and text.get_visible() and text not in hidden]
+
+
 def words(figure: Figure) -> dict[str, Text]:
-    return {text.get_text(): text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()}
+    return {text.get_text(): text for text in texts(figure)}
 
 
 def assert_nothing_is_cut_off(figure: Figure) -> None:
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
-    for said, text in words(figure).items():
+    for text in texts(figure):
         box = text.get_window_extent()
         inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-        ticks = [tick for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        assert inside or text in ticks, said  # ticks beyond the limits of the axes are not drawn
+        assert inside, text.get_text()
+
+
+def test_what_is_cut_off_is_found() -> None:
+    figure = figures.class_mse(torch.rand(2), torch.ones(2), ["cat", "dog"], None, TITLE)
+    assert_nothing_is_cut_off(figure)
+    figure.axes[0].set_xticklabels(["cat", "a name that is much too long to stand below a bar of this width"])
+    with pytest.raises(AssertionError, match="much too long"):
+        assert_nothing_is_cut_off(figure)
 
 
 def test_tiles_are_the_images_pixel_by_pixel() -> None:
@@ -140,6 +162,20 @@ def test_points_are_where_they_are_in_the_colours_of_their_classes() -> None:
     for number, name in enumerate(NAMES):
         np.testing.assert_allclose(at[name], places[label == number].median(0).values, rtol=1e-6)
     assert_nothing_is_cut_off(figure)
+
+
+@pytest.mark.parametrize("corner", [(-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)])
+def test_a_long_name_at_the_border_stays_on_the_page(corner: tuple[float, float]) -> None:
+    places = torch.cat([torch.tensor(corner).expand(20, 2), torch.zeros(20, 2)])
+    long = "a class with a name of more than forty letters"
+    figure = figures.points(places, torch.arange(40) // 20, [long, "b"], TITLE)
+    assert_nothing_is_cut_off(figure)
+    (axes,) = figure.axes
+    (name,) = [text for text in axes.texts if text.get_text() == long]
+    inside = axes.get_window_extent()
+    box = name.get_window_extent()
+    assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+    assert inside.y0 <= box.y0 < box.y1 <= inside.y1
 
 
 def test_points_without_circles_or_names_of_axes() -> None:

@@ -147,7 +147,7 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["figure=[samples,3]"], ConfigError, "figure=3 must be"),
         (["labels=[12]"], ConfigError, "labels: 12 is no class of Digits: there are 0, 1"),
         (["labels=[cat]", "format=npz"], ConfigError, "labels: cat is no class"),
-        (["figure=interpolation", "labels=[1]"], ConfigError, "figures.interpolation: labels=[1] must be two classes"),
+        (["figure=interpolation", "labels=[1]"], ConfigError, "figure=interpolation: labels=[1] must be two classes"),
         (["figure=manifold", "figures.manifold.dimensions=[0,3]"], ConfigError, "and latent_dim is 3"),
         (["format=jpg"], ConfigError, "format=jpg must be null, npz or png"),
         (["n=0"], ConfigError, "n=0 must be"),
@@ -160,11 +160,22 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["figures.samples.m=3"], ConfigError, "m is no key"),
         (["figure=[]"], ConfigError, "figure=[] must be all, or of"),
         (["labels=[]"], ConfigError, "labels=[] must be null or a list of classes"),
-        (["animate=true", "format=npz"], ConfigError, "has no use for a format"),
+        (["animate=true", "format=npz"], ConfigError, "has no use for format"),
+        (["animate=true", "n=3"], ConfigError, "has no use for n"),
+        (["figures.samples.n=0"], ConfigError, "figures.samples: n=0 must be"),  # whether it is asked for or not
+        (["figures.samples=3"], ConfigError, "figures.samples has no _target_"),
+        (["figures.samples._target_=torch.nn.Identity"], ConfigError, "is no figure"),
+        (["+figures.more={_target_: torch.nn.Identity}"], ConfigError, "figures.more._target_=torch.nn.Identity is no"),
+        (["callbacks@figures=none"], ConfigError, "figures is empty"),
+        (["figure=curves", "labels=[3]"], ConfigError, "labels=[3] is an option of none of the figures curves"),
+        (["figure=samples", "n=100000000"], ConfigError, "figure=samples: n is too large"),
+        (["data.classes=3"], ConfigError, "data.classes=3 is too few"),
+        (["data.shape=3"], ConfigError, "data.shape=3 must be [1, 8, 8]"),
+        (["device=meta"], ConfigError, "device=meta computes nothing"),
         (["animate=true", "out=/dev/null/x"], DataError, "holds no figure of two epochs"),
         (["format=npz", "out=/dev/null"], DataError, "/dev/null cannot be written"),
         (["figure=samples", "figures.samples=null"], ConfigError, "figure=samples must be all, or of curves, recon"),
-        (["figure=manifold", "n=1000"], ConfigError, "figures.manifold: n=1000 must be at most 100"),
+        (["figure=manifold", "n=1000"], ConfigError, "figure=manifold: n is too large: a square of 1000 images a side"),
     ],
 )
 def test_a_mistake_is_one_line(moved: Path, options: list[str], kind: type[Exception], said: str) -> None:
@@ -205,6 +216,27 @@ def test_what_does_not_fit_is_left_out_unless_asked_for_by_name(tmp_path: Path) 
             generate([f"run={path}", f"figure={figure}"])
     with pytest.raises(ConfigError, match="an autoencoder has none"):
         generate([f"run={path}", "format=npz"])
+
+
+def test_other_data_of_the_same_shape_are_drawn(moved: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "train", classes=("ant", "bee"), count=90, size=(8, 8))
+    there = ["data=folder", f"data.root={tmp_path / 'images'}", "data.shape=[1,8,8]"]
+    (file,) = generate([f"run={moved}", "figure=reconstructions", *there])
+    run = runs.load(moved, data=compose("generate", ["run=x", "seed=0", *there])[0].data)
+    view = View(run.module.vae, run.data, run.module.epoch, moved)
+    callbacks.write(callbacks.Reconstructions().draw(view), tmp_path / "expected.png")
+    assert file.read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert view.class_names == ["ant", "bee"]
+
+
+@pytest.mark.parametrize("content", [b"garbage\n1\n", b"epoch,step\nx,1\n", b"\xff\xfe", b"epoch,a\n1,b\n"])
+def test_damaged_curves_are_said_to_be_damaged(moved: Path, content: bytes) -> None:
+    (moved / "metrics.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"metrics\.csv is damaged"):
+        generate([f"run={moved}", "figure=curves"])
+    (moved / "metrics.csv").unlink()
+    with pytest.raises(ConfigError, match=r"holds no metrics\.csv"):
+        generate([f"run={moved}", "figure=curves"])
 
 
 def test_the_seed_of_a_figure_and_that_of_all(moved: Path, tmp_path: Path) -> None:

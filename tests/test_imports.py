@@ -41,7 +41,7 @@ ALLOWED = {
     "callbacks.spaces": {"figures", "latents", "view", "callbacks.drawing"},
     "callbacks.numbers": {"figures", "files", "loggers", "metrics", "module", "view", "callbacks.drawing"},
     "callbacks": {"callbacks.clock", "callbacks.drawing", "callbacks.images", "callbacks.spaces", "callbacks.numbers"},
-    "runs": {"errors", "config", "files", "checkpoints", "data", "model", "module", "objectives"},
+    "runs": {"errors", "config", "files", "checkpoints", "callbacks", "data", "model", "module", "objectives"},
     "commandline": {"errors", "config"},
     "train": {"errors", "config", "checkpoints", "loggers", "callbacks", "module", "runs", "view", "commandline"},
     "generate": {"errors", "config", "figures", "files", "callbacks", "runs", "view", "commandline"},

@@ -1,15 +1,16 @@
 """Test a finished run again: `python -m vae_lab.evaluate run=outputs/vae/…`, on its own data or on others."""
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commandline import compose, fit_for_a_path, launch, quiet, relative, table
-from vae_lab.config import check_values
+from vae_lab.config import SEED, check_values, or_null
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
 
 def run(config: DictConfig) -> dict[str, float]:
     """Test what a configuration says, print the numbers, and write them with the report of the classes."""
-    check_values(config, {})
+    check_values(config, {"seed": or_null(SEED)})
 
     import pytorch_lightning as pl
 
@@ -38,11 +39,14 @@ def run(config: DictConfig) -> dict[str, float]:
     from vae_lab.view import View
 
     found = Path(config.run)
-    own, chosen = config.seed is None, "_target_" in config.data
-    config.seed = runs.stored_config(found).seed if own else config.seed
+    changed = bool(config.data) or config.seed is not None
+    if config.seed is None:
+        config.seed = runs.stored_config(found).seed
     OmegaConf.resolve(config)
-    data = {**config.data} if own or chosen else {**config.data, "seed": config.seed}
-    tested = runs.load(found, config.checkpoint, config.device, data)
+    tested = runs.load(found, config.checkpoint, config.device, {"seed": config.seed, **config.data})
+    out = Path(config.out) if config.out else found / folder(config, changed)
+    with runs.writable(out):
+        out.mkdir(parents=True, exist_ok=True)
     device = next(tested.module.parameters()).device
     precision = tested.config.trainer.get("precision")
     with quiet():
@@ -59,14 +63,12 @@ def run(config: DictConfig) -> dict[str, float]:
         trainer.test(tested.module, tested.data, verbose=False)
     numbers = dict(tested.module.numbers)
 
-    out = Path(config.out) if config.out else found / folder(config.data, config.checkpoint)
     view = View(tested.module.to(device).vae, tested.data, tested.module.epoch, found)
     drawing = callbacks.ClassMse()
-    with view.undisturbed(drawing.seed), trainer.precision_plugin.forward_context():
+    with trainer.precision_plugin.forward_context():
         report = drawing.report(view)
         picture = drawing.picture(view, report)
     with runs.writable(out):
-        out.mkdir(parents=True, exist_ok=True)
         callbacks.write_table(out / "class_mse.csv", report.classes, tested.data.class_names)
         callbacks.write(picture, out / "class_mse.png")
         used = OmegaConf.to_container(tested.config.data, resolve=True)
@@ -79,12 +81,12 @@ def run(config: DictConfig) -> dict[str, float]:
     return numbers
 
 
-def folder(data: Mapping[str, Any], checkpoint: str) -> str:
-    """Return where in a run an evaluation is kept: each data set and each checkpoint has a place of its own."""
-    parts = ["evaluation"]
-    if "_target_" in data:
-        parts += [data["_target_"].rpartition(".")[2].lower(), Path(data.get("root", "")).name]
-    parts += [checkpoint] if checkpoint != "best" else []
+def folder(config: DictConfig, changed: bool) -> str:
+    """Return where in a run an evaluation is kept: other data, another checkpoint or seed have a place of their own."""
+    kind = str(config.data.get("_target_", "")).rpartition(".")[2].lower()
+    given = json.dumps([config.seed, OmegaConf.to_container(config.data)], sort_keys=True)
+    parts = ["evaluation", kind, "" if config.checkpoint == "best" else config.checkpoint]
+    parts += [hashlib.sha256(given.encode()).hexdigest()[:8]] if changed else []
     return "-".join(fit_for_a_path(part) for part in parts if part)
 
 

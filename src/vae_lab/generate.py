@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # heavy, and not for --help
     from vae_lab.view import View
 
 log = logging.getLogger(__name__)
+
+COMMON = ("labels", "n", "scale", "seed")  # for every figure that has such an option
 
 
 def generate(overrides: Sequence[str] = ()) -> list[Path]:
@@ -35,13 +38,15 @@ def generate(overrides: Sequence[str] = ()) -> list[Path]:
 def run(config: DictConfig) -> list[Path]:
     """Write what a configuration asks for, and return the files."""
     check_values(config, GENERATE_RULES)
-    OmegaConf.resolve(config)
     names, by_name = wanted(config)
 
     from vae_lab import runs
     from vae_lab.view import View
 
     found = Path(config.run)
+    if OmegaConf.is_interpolation(config.data, "seed"):  # of other data: the run's, whatever the figures'
+        config.data.seed = runs.stored_config(found).seed
+    OmegaConf.resolve(config)
     out = Path(config.out) if config.out else found / "generated"
     if config.animate:
         runs.stored_config(found)  # or it is no run
@@ -63,13 +68,16 @@ def wanted(config: DictConfig) -> tuple[list[str], bool]:
     Raises:
         ConfigError: for one that there is not.
     """
-    there = [name for name, described in config.figures.items() if described is not None]
+    there = [name for name, options in config.figures.items() if options is not None]
     asked = config.figure
-    if config.animate and config.format is not None:
-        raise ConfigError("animate=true makes GIFs of figures, and has no use for a format")
+    useless = [key for key in ("format", *COMMON) if config[key] is not None]
+    if config.animate and useless:
+        raise ConfigError(f"animate=true makes GIFs of figures that are there, and has no use for {useless[0]}")
     if asked is None and config.format is not None:
         return [], False
     if asked is None or asked == "all":
+        if not there:
+            raise ConfigError("figures is empty, so there is nothing to draw")
         return there, False
     names = list(asked) if OmegaConf.is_list(asked) else [asked]
     for name in names or ["[]"]:
@@ -82,37 +90,49 @@ def figures(config: DictConfig, names: Sequence[str], by_name: bool, view: "View
     """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit.
 
     Raises:
-        ConfigError: for a figure that was asked for by name and does not fit.
+        ConfigError: for a figure that was asked for by name and does not fit, or an option that none of them has.
     """
     from vae_lab.callbacks import write
 
-    for name in names:
+    drawings = {name: described(config, name) for name in names}
+    common = {key: config[key] for key in COMMON if config[key] is not None}
+    taken = {name: {key for key in common if hasattr(drawing, key)} for name, drawing in drawings.items()}
+    useless = common.keys() - set().union(*taken.values())
+    if useless and drawings and config.format is None:
+        raise ConfigError(
+            f"{min(useless)}={common[min(useless)]} is an option of none of the figures {', '.join(names)}"
+        )
+    if not by_name:
+        assert view.test is not None  # read, so that none is left out for want of data
+    for name, drawing in drawings.items():
         try:
-            drawing = described(config, name)
-            reason = drawing.refuses(view)
+            changed = replace(drawing, **{key: common[key] for key in taken[name]})
+            reason = changed.refuses(view)
             if reason is not None:
-                raise ConfigError(f"figure={name}: {reason}")
-            with refused(f"figure={name}"):
-                drawing.check(view)
-                figure = drawing.draw(view)
-        except ConfigError as error:
+                raise ValueError(reason)
+            changed.check(view)
+            figure = changed.draw(view)
+        except ValueError as error:
             if by_name:
-                raise
-            log.warning("left out: %s", error)
+                raise ConfigError(f"figure={name}: {error}") from error
+            log.warning("left out: %s: %s", name, error)
             continue
-        file = out / f"{name}.png"
-        write(figure, file)
-        yield file
+        write(figure, out / f"{name}.png")
+        yield out / f"{name}.png"
 
 
 def described(config: DictConfig, name: str) -> "Drawing":
-    """Return what draws a figure, with the command line's `labels`, `n`, `scale` and `seed` where it has such."""
-    from vae_lab import runs
+    """Return what draws a figure, as its own options describe it.
 
-    options = config.figures[name]
-    common = {key: config[key] for key in ("labels", "n", "scale", "seed") if config[key] is not None}
-    changed = {**options, **{key: value for key, value in common.items() if key in options}}
-    return runs.build_each(OmegaConf.create({"figures": {name: changed}}), "figures")[name]
+    Raises:
+        ConfigError: where they do not describe a figure.
+    """
+    from vae_lab import callbacks, runs
+
+    drawing = runs.build_each(OmegaConf.create({"figures": {name: config.figures[name]}}), "figures")[name]
+    if not isinstance(drawing, callbacks.Drawing):
+        raise ConfigError(f"figures.{name}._target_={config.figures[name]._target_} is no figure")
+    return drawing
 
 
 def samples(config: DictConfig, view: "View", out: Path) -> Path:
@@ -149,11 +169,8 @@ def samples(config: DictConfig, view: "View", out: Path) -> Path:
         with replacing(out / "samples.npz") as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
         return out / "samples.npz"
-    kinds = (
-        [""] * len(z)
-        if labels is None
-        else [f"-{fit_for_a_path(name)}" for name in map(view.class_names.__getitem__, labels)]
-    )
+    names = view.class_names if labels is not None else []
+    kinds = [""] * len(z) if labels is None else [f"-{fit_for_a_path(names[label])}" for label in labels]
     digits = len(str(len(z) - 1))
     for name, each in images.items():
         folder = out / "samples" / name
@@ -201,7 +218,9 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         made = True
         yield out / f"{name}.gif"
     if not made:
-        raise DataError(f"{folder} holds no figure of two epochs: train with callbacks.samples.every_n_epochs=1")
+        raise DataError(
+            f"{folder} holds no figure of two epochs: train with callbacks.reconstructions.every_n_epochs=1"
+        )
 
 
 @contextmanager

@@ -132,11 +132,22 @@ def open_wandb_run() -> Any:
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a `metrics.csv` as they are written; none without a file."""
+    """Return the rows of a `metrics.csv` as they are written; none without a file.
+
+    Raises:
+        DataError: where it is damaged.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["epoch"])
+            _ = [float(value) for value in row.values() if value]
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} is damaged: it must hold numbers, and those of an epoch in each row") from error
+    return rows
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from yaml import YAMLError
 
 from vae_lab import checkpoints
+from vae_lab.callbacks import Drawing
 from vae_lab.config import Config, binarization, check, part
 from vae_lab.data import Downloaded, ImageData
 from vae_lab.errors import ConfigError, DataError
@@ -106,10 +108,8 @@ def with_data(config: DictConfig, data: Mapping[str, Any]) -> DictConfig:
     if "_target_" not in data and unknown:
         raise ConfigError(f"data.{unknown[0]} is no key of the run's data: there are {', '.join(sorted(config.data))}")
     changed = data if "_target_" in data else {**config.data, **data}
-    if list(changed.get("shape", ())) != list(config.data.shape):
-        raise ConfigError(
-            f"data.shape={list(changed.get('shape', ()))} must be {list(config.data.shape)}, as the run's images are"
-        )
+    if changed.get("shape") != config.data.shape:
+        raise ConfigError(f"data.shape={changed.get('shape')} must be {config.data.shape}, as the run's images are")
     return DictConfig({**config, "data": changed})
 
 
@@ -120,11 +120,14 @@ def find_device(name: str) -> torch.device:
         ConfigError: where there is none of that name.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise ConfigError(f"device={name} is not there: take auto or cpu") from error
+    if device.type == "meta":
+        raise ConfigError(f"device={name} computes nothing: take auto or cpu")
+    return device
 
 
 def stored_config(path: Path) -> DictConfig:
@@ -173,8 +176,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         figure = key.startswith("callbacks.") and is_figure(OmegaConf.select(stored, ".".join(key.split(".")[:2])))
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             raise ConfigError(
-                f"{key} cannot change with resume={config.resume}: only {', '.join(MAY_CHANGE)} and figures can, not "
-                "the precision"
+                f"{key} cannot change with resume={config.resume}: only {', '.join(MAY_CHANGE)} and options of the "
+                "run's figures can, not the precision"
             )
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             raise ConfigError(f"{key} is no key of the run in {config.resume}")
@@ -196,13 +199,19 @@ def differences(path: Path, config: DictConfig) -> list[str]:
 def without_figures(config: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain values, without the figures, which change nothing in a training."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    kept = {name: each for name, each in plain["callbacks"].items() if not is_figure(each)}
-    return {**plain, "callbacks": kept}
+    callbacks = {name: each for name, each in plain.pop("callbacks").items() if not is_figure(each)}
+    return {**plain, **({"callbacks": callbacks} if callbacks else {})}
 
 
 def is_figure(callback: Any) -> bool:
-    """Tell whether a callback's configuration is that of one of our figures."""
-    return callback is None or str(callback.get("_target_")).startswith("vae_lab.callbacks.")
+    """Tell whether a callback's configuration is that of a figure, or of nothing."""
+    if not isinstance(callback, Mapping | DictConfig):
+        return callback is None
+    try:
+        found = resolve_name(str(callback.get("_target_")))
+    except (ImportError, AttributeError, ValueError):  # which is for whoever builds it to say
+        return False
+    return isinstance(found, type) and issubclass(found, Drawing)
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -283,7 +292,7 @@ def build_each(config: DictConfig, group: str) -> dict[str, Any]:
         if described is None:
             continue
         if not OmegaConf.is_dict(described) or "_target_" not in described:
-            raise ConfigError(f"{group}.{name} has no _target_: choose it by {group}=[default,{name}]")
+            raise ConfigError(f"{group}.{name} has no _target_, so it is no part: --help lists those there are")
         with blame(f"{group}.{name}"):  # one by one: Hydra would make a plain dictionary of a dataclass in another
             built[name] = instantiate(described, _convert_="all")
     return built

@@ -142,7 +142,7 @@ class View:
             ValueError: where there is none of these classes.
         """
         test, names = self.test, self.class_names
-        classes = range(len(names)) if labels is None else labels
+        classes = range(len(names)) if labels is None else list(dict.fromkeys(labels))
         of_class = [(test.label == each).nonzero().flatten() for each in classes]
         turns = (places[turn] for turn in range(count) for places in of_class if turn < len(places))
         found = [int(place) for place in islice(turns, count)]

@@ -116,14 +116,16 @@ class Drawing(Callback, ABC):
         return last or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where the training goes on: that epoch was drawn by the one before."""
+        """Note where the training goes on: that epoch was drawn before, unless something came between."""
         assert isinstance(pl_module, VAEModule)
         self.begun = pl_module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the epoch before, which has its checkpoint by now."""
         assert isinstance(pl_module, VAEModule)
-        if pl_module.epoch > self.begun and self.is_due(pl_module.epoch, last=False):
+        epoch = pl_module.epoch
+        drawn = epoch == self.begun and self.file(Path(trainer.default_root_dir), epoch).exists()
+        if epoch and not drawn and self.is_due(epoch, last=False):
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,6 +152,10 @@ class Drawing(Callback, ABC):
             reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
             log.warning("figure %s of epoch %d failed: %s", self.name, epoch, " ".join(reason.split()))
 
+    def file(self, path: Path, epoch: int) -> Path:
+        """Return where in a run's directory the figure of an epoch lies."""
+        return path / "figures" / self.name / f"epoch-{epoch:04d}.png"
+
     def deliver(self, view: View, trainer: Trainer) -> None:
         """Draw, and keep what was drawn."""
         self.keep(self.draw(view), view, trainer)
@@ -157,9 +163,20 @@ class Drawing(Callback, ABC):
     def keep(self, figure: Figure, view: View, trainer: Trainer) -> None:
         """Write a figure into the run's directory, and show it to the loggers."""
         assert view.path is not None
-        file = view.path / "figures" / self.name / f"epoch-{view.epoch:04d}.png"
+        file = self.file(view.path, view.epoch)
         write(figure, file)
         loggers.show(trainer.loggers, f"figures/{self.name}", file, trainer.global_step)
+
+
+@dataclass(eq=False, kw_only=True)
+class Grid(Drawing):
+    """What figures of images share.
+
+    Args:
+        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
+    """
+
+    scale: int | None = None
 
 
 def write(figure: Figure, file: Path) -> None:

@@ -10,21 +10,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from vae_lab import latents
-from vae_lab.callbacks.drawing import Drawing, Labels
+from vae_lab.callbacks.drawing import Grid, Labels
 from vae_lab.figures import Panel, Title, grids
 from vae_lab.metrics import squared_error
 from vae_lab.view import View
-
-
-@dataclass(eq=False, kw_only=True)
-class Grid(Drawing):
-    """What figures of images share.
-
-    Args:
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
-    """
-
-    scale: int | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -105,11 +94,18 @@ class Samples(Grid):
     """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
 
     Args:
-        n: number of images, laid out as a square.
+        n: number of images, laid out as a square, at most 10,000.
+
+    Raises:
+        ValueError: for more images.
     """
 
     name: str = "samples"
     n: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_side(ceil(self.n**0.5))
 
     def refuses(self, view: View) -> str | None:
         """Return that there is no prior."""
@@ -337,7 +333,7 @@ def check_side(n: int) -> None:
         ValueError: for one of more than 100 images a side.
     """
     if n > 100:
-        raise ValueError(f"n={n} must be at most 100: it is the side of a square")
+        raise ValueError(f"n is too large: a square of {n} images a side, and at most 100 can be shown")
 
 
 def check_pair(labels: Labels | None) -> None:

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from vae_lab import figures, loggers
-from vae_lab.callbacks.drawing import Drawing
+from vae_lab.callbacks.drawing import Drawing, Grid
 from vae_lab.figures import Title
 from vae_lab.files import replacing
 from vae_lab.metrics import ClassMeans, class_means, squared_error
@@ -60,7 +60,8 @@ class Curves(Drawing):
         """Return a panel for each number.
 
         Raises:
-            ValueError: where no epoch has been written down yet.
+            ValueError: where no epoch has been written down.
+        DataError: where the numbers are damaged.
         """
         assert view.path is not None, "curves are those of a run"
         rows = [
@@ -69,7 +70,7 @@ class Curves(Drawing):
             if int(row["epoch"]) <= view.epoch
         ]
         if not rows:
-            raise ValueError("no epoch has been trained")
+            raise ValueError(f"{view.path} holds no metrics.csv of an epoch")
         kl = read_kl(view.path / KL_FILE, [int(row["epoch"]) for row in rows])
         title = Title("Curves", view.name, "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
         return figures.curves(rows, kl, title)
@@ -101,7 +102,7 @@ class ClassReport(NamedTuple):
 
 
 @dataclass(eq=False, kw_only=True)
-class ClassMse(Drawing):
+class ClassMse(Grid):
     """Squared error of the mean reconstruction by class over the whole test split, and each class's extremes.
 
     It is drawn after the test as well, of the tested weights, and then written as `class_mse.csv`: class, name, images,
@@ -110,12 +111,10 @@ class ClassMse(Drawing):
 
     Args:
         examples: how many of the best and of the worst images of each class are shown.
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
     """
 
     name: str = "class_mse"
     examples: int = 1
-    scale: int | None = None
 
     def is_due(self, epoch: int, last: bool) -> bool:
         """Tell whether it is drawn after an epoch; the last is nothing special, because the test comes after it."""
@@ -128,21 +127,21 @@ class ClassMse(Drawing):
 
     def deliver(self, view: View, trainer: Trainer) -> None:
         """Draw, in the precision of the test; after one, write the table first."""
-        with view.undisturbed(self.seed), trainer.precision_plugin.forward_context():
+        with trainer.precision_plugin.forward_context():
             report = self.report(view)
             if trainer.testing and view.path is not None:
                 write_table(view.path / "class_mse.csv", report.classes, view.class_names)
             figure = self.picture(view, report)
         self.keep(figure, view, trainer)
 
-    @torch.no_grad()
     def report(self, view: View) -> ClassReport:
         """Return the errors of all test images, in the order of the split."""
         errors = []
-        for plan in view.plans():
-            batch = view.planned(plan)
-            reconstruction = view.vae.reconstruct(view.vae.encode(batch.input))
-            errors.append(squared_error(reconstruction.mean, batch.target).cpu())
+        with view.undisturbed(self.seed):
+            for plan in view.plans():
+                batch = view.planned(plan)
+                reconstruction = view.vae.reconstruct(view.vae.encode(batch.input))
+                errors.append(squared_error(reconstruction.mean, batch.target).cpu())
         error, label = torch.cat(errors), view.test.label.cpu()
         return ClassReport(error, label, class_means(error, label, len(view.class_names)))
 
@@ -162,7 +161,6 @@ class ClassMse(Drawing):
         examples = None if many else self.extremes(view, report)
         return figures.class_mse(mse, images, names, examples, Title("Error by class", view.name, caption), self.scale)
 
-    @torch.no_grad()
     def extremes(self, view: View, report: ClassReport) -> figures.Panel:
         """Return the images of each class with the least and the greatest error, and their reconstructions."""
         wanted: dict[int, list[int]] = {}  # of each class: its best from the first on, its worst from the last on
@@ -173,7 +171,8 @@ class ClassMse(Drawing):
             worst = ranked[: -few - 1 : -1]
             wanted[each] = [*ranked[:few], *ranked[few - 1 : few] * (self.examples - few)]
             wanted[each] += [*worst, *worst[-1:] * (self.examples - few)]
-        shown = self.pairs(view, {place for places in wanted.values() for place in places})
+        with view.undisturbed(self.seed):
+            shown = self.pairs(view, {place for places in wanted.values() for place in places})
         blank = torch.full((2, *view.data.shape), float("nan"))
         columns = [
             torch.cat([shown[place] for place in wanted[each]] if each in wanted else [blank] * (2 * self.examples))

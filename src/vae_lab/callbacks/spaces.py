@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vae_lab import figures, latents
-from vae_lab.callbacks.drawing import Drawing
+from vae_lab.callbacks.drawing import Drawing, Grid
 from vae_lab.figures import Title
 from vae_lab.view import View
 
@@ -98,17 +98,15 @@ class Tsne(Drawing):
 
 
 @dataclass(eq=False, kw_only=True)
-class LatentBars(Drawing):
+class LatentBars(Grid):
     """Test images, the mean and σ of their posterior as bars, and their mean reconstruction.
 
     Args:
         n: number of images, of each class in turn.
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
     """
 
     name: str = "latent_bars"
     n: int = 5
-    scale: int | None = None
 
     def figure(self, view: View) -> Figure:
         """Return a row for each image."""

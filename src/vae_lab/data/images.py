@@ -168,12 +168,10 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.train is not None:
             return
-        images, labels = self.read(train=True)
+        images, labels = self._read(train=True)
         size = len(labels)
         if images.shape[1:] != self.shape:
             raise ConfigError(f"data.shape={list(self.shape)} must be {list(images.shape[1:])}, as the images are")
-        if self.classes is not None and int(labels.max()) >= self.classes:
-            raise ConfigError(f"data.classes={self.classes} is too few: there is an image of class {int(labels.max())}")
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")
@@ -191,8 +189,19 @@ class ImageData(LightningDataModule, ABC):
         kept = binary if self.binarize == "static" else None  # dynamic pixels are drawn as they are trained on
         self.train = Images(images, labels, kept).part(training)
         self.val = Images(images, labels, binary).part(validation)
-        images, labels = self.read(train=False)
+        images, labels = self._read(train=False)
         self.test = Images(images, labels, self._drawn_once(images, train=False))
+
+    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return what `read` does.
+
+        Raises:
+            ConfigError: for a class that is none of `classes`.
+        """
+        images, labels = self.read(train)
+        if self.classes is not None and int(labels.max()) >= self.classes:
+            raise ConfigError(f"data.classes={self.classes} is too few: there is an image of class {int(labels.max())}")
+        return images, labels
 
     def _drawn_once(self, images: Tensor, train: bool) -> Tensor | None:
         """Return the pixels 0 or 1 where they are drawn once, from (N, C, H, W); else None."""

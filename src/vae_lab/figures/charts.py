@@ -58,8 +58,13 @@ def points(
     for number, name in enumerate(names):
         chosen = places[label == number]
         if len(chosen):
+            room = [reach * (1 - pixels / side) for pixels in (text_width(name, 9) + 16, 32)]  # inside the axes
             box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colors[number], "linewidth": 1.5}
-            at = tuple(chosen.median(0).values.tolist())
+            median = chosen.median(0).values.tolist()
+            at = tuple(
+                min(max(place, centre - max(half, 0)), centre + max(half, 0))
+                for place, centre, half in zip(median, middle.tolist(), room, strict=True)
+            )
             axes.annotate(name, at, size=9, color=INK, ha="center", va="center", bbox=box, zorder=5, parse_math=False)
     axes.set_xlim(middle[0] - reach, middle[0] + reach)
     axes.set_ylim(middle[1] - reach, middle[1] + reach)
