@@ -14,6 +14,8 @@ import torch
 
 from conftest import ROOT
 from vae_lab.commandline import job_dir, run_dir
+from vae_lab.errors import ConfigError
+from vae_lab.train import train
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2", "callbacks=none")
@@ -50,11 +52,7 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
         (["data=digits", "-m", "latent_dim=2,3"], 2, "flags such as -m come first"),
         (["noise=null"], 2, "override must be"),
         (["data=digits", "data.binarize=none"], 2, "data.binarize=none"),
-        (["data=digits", "encoder.activation=Foo"], 2, "encoder: activation=Foo"),
         (["data=digits", "data.batch_size=1500"], 2, "data.batch_size=1500"),
-        (["data=digits", "trainer.accelerator=tpu"], 2, "trainer: "),
-        ([], 3, "data.root="),
-        ([], 3, "data=digits"),
         (["resume=nowhere"], 3, "nowhere is no run"),
     ],
 )
@@ -67,6 +65,26 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_are_missing_are_named_with_those_that_need_none(command: Command, tmp_path: Path) -> None:
+    done = command()
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "data.root=" in done.stderr
+    assert "data=digits" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("encoder.activation=Foo", "encoder: activation=Foo"), ("trainer.accelerator=tpu", "trainer: ")],
+)
+def test_what_a_part_refuses_is_one_line(tmp_path: Path, option: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        train(["data=digits", option, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_traceback_is_on_the_screen_when_asked(command: Command) -> None:
