@@ -652,4 +652,5 @@ def test_curves_need_an_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.Lo
         callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 2, tmp_path))
     figure = callbacks.Curves().draw(View(digits_run.module.vae, digits_run.data, 1, digits_run.path))
     losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")
-    assert len(losses.lines[0].get_xdata()) == 1  # the epochs that the weights have seen, not those after
+    assert len(losses.lines[0].get_xdata()) == 2  # those of the run, whichever epoch is looked at
+    assert "Bernoulli MLP VAE, z = 3, Digits, epoch 2" in words(figure)

@@ -267,8 +267,10 @@ def test_curves_are_the_numbers_over_the_epochs() -> None:
     assert lines["validation"].get_xydata().tolist() == [[1, -8], [2, -7]]
     assert [line.get_label() for line in named["loss (nats)"].lines] == ["training"]
     assert "log-likelihood, reconstruction (nats)" not in named
-    marked = [text.get_text() for text in named["KL (nats)"].texts]
-    assert marked == ["lowest: epoch 2"]  # of the training: it fell and rose; that of the validation only rose
+    kl_panel = named["KL (nats)"]  # that of the training fell and rose, that of the validation only rose
+    said = [text.get_text() for text in kl_panel.get_legend().get_texts()]
+    assert said == ["training, lowest in epoch 2", "validation"]
+    assert [line.get_xydata().tolist() for line in kl_panel.lines if line.get_marker() == "v"] == [[[2, 1]]]
     heat = named["KL of each latent (nats), training"]
     np.testing.assert_allclose(heat.images[0].get_array(), [[2.0, 1.0, 0.5], [0.0, 0.5, 1.5]])
     assert [text.get_text() for text in heat.get_yticklabels()] == ["z1", "z0"]

@@ -1,7 +1,7 @@
 """Figures of numbers: how they change over the epochs, and how they differ between classes."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,12 +67,12 @@ class Curves(Drawing):
         rows = [
             {name: float(value) for name, value in row.items() if value}
             for row in loggers.read_curves(view.path / "metrics.csv")
-            if int(row["epoch"]) <= view.epoch
         ]
         if not rows:
             raise ValueError(f"{view.path} holds no metrics.csv of an epoch")
         kl = read_kl(view.path / KL_FILE, [int(row["epoch"]) for row in rows])
-        title = Title("Curves", view.name, "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
+        whole = replace(view, epoch=int(rows[-1]["epoch"]))  # of the run, whatever the checkpoint
+        title = Title("Curves", whole.name, "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
         return figures.curves(rows, kl, title)
 
 

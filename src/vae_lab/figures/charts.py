@@ -121,15 +121,12 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
         if not found:
             continue
         epochs, values = zip(*found, strict=True)
-        axes.plot(
-            epochs, values, color=color, linewidth=1.5, label=words, marker="o" if len(epochs) < 3 else None, ms=4
-        )
         lowest = values.index(min(values))
         if name == "kl" and 0 < lowest < len(values) - 1:
-            at = (epochs[lowest], values[lowest])
-            axes.plot(*at, marker="v", color=color, ms=6, linestyle="")
-            words = f"lowest: epoch {at[0]:.0f}"
-            axes.annotate(words, at, xytext=(4, 6), textcoords="offset points", size=7, color=INK)
+            axes.plot(epochs[lowest], values[lowest], marker="v", color=color, ms=7, linestyle="")
+            words += f", lowest in epoch {epochs[lowest]:.0f}"
+        marker = "o" if len(epochs) < 3 else None
+        axes.plot(epochs, values, color=color, linewidth=1.5, label=words, marker=marker, ms=4)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.legend(frameon=False, fontsize=8, loc="upper right" if name in ("loss", "mse") else "lower right")
 
