@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +53,7 @@ def run(config: DictConfig) -> list[Path]:
             return [said(file) for file in animations(found / "figures", names, by_name, out)]
     made = runs.load(found, config.checkpoint, config.device, config.data)
     view = View(made.module.vae, made.data, made.module.epoch, found)
-    with refused("labels"):
+    with runs.blame("labels"):
         view.numbers(config.labels or [])
     with runs.writable(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -148,14 +147,14 @@ def samples(config: DictConfig, view: "View", out: Path) -> Path:
     import torch
     from PIL import Image
 
-    from vae_lab import callbacks
+    from vae_lab import callbacks, runs
     from vae_lab.figures import tiles
     from vae_lab.files import replacing
 
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
     count, labels = config.n or 64, None
-    with view.undisturbed(config.seed or 0), refused("labels"):
+    with view.undisturbed(config.seed or 0), runs.blame("labels"):
         if config.labels is None:
             z = view.prior_sample(count)
         else:
@@ -221,15 +220,6 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         raise DataError(
             f"{folder} holds no figure of two epochs: train with callbacks.reconstructions.every_n_epochs=1"
         )
-
-
-@contextmanager
-def refused(what: str) -> Iterator[None]:
-    """Say what a figure or the data refuse in one line."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from error
 
 
 def said(file: Path) -> Path:
