@@ -159,7 +159,8 @@ def test_a_training_does_not_notice_its_figures(tmp_path: Path, model: str) -> N
 def test_the_same_images_and_latents_are_drawn_in_every_epoch(small: Callable[..., Run]) -> None:
     run = small("trainer.max_epochs=2", "callbacks=reconstructions", "callbacks.reconstructions.every_n_epochs=1")
     first, second = (
-        np.asarray(Image.open(run.path / "figures" / "reconstructions" / f"epoch-000{epoch}.png")) for epoch in (1, 2)
+        np.asarray(Image.open(run.path / "figures" / "reconstructions" / f"epoch-000{epoch}.png").convert("RGB"))
+        for epoch in (1, 2)
     )
     assert first.shape == second.shape
     changed = np.flatnonzero((first != second).any((1, 2)))

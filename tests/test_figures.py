@@ -288,7 +288,9 @@ def test_curves_of_what_has_no_density_are_there_under_their_name() -> None:
 
 
 @pytest.mark.parametrize("columns", [["1"] * 3, ["a long name", "another one that is longer", "b"], []])
-@pytest.mark.parametrize("title", [TITLE, Title("w " * 200, "m " * 300, "$c$ " * 400), Title("short")])
+@pytest.mark.parametrize(
+    "title", [TITLE, Title("w " * 200, "m " * 300, "$c$ " * 400), Title("short"), Title("x" * 70, "y" * 99, "z" * 99)]
+)
 @pytest.mark.parametrize("rows", [[], ["row", "a row of a longer name"]])
 def test_nothing_is_cut_off(columns: list[str], title: Title, rows: list[str]) -> None:
     figure = figures.grids([Panel(torch.rand(2, 3, 3, 8, 8), "panel", rows, columns)], title)

@@ -45,7 +45,7 @@ ALLOWED = {
     "commandline": {"errors", "config"},
     "train": {"errors", "config", "checkpoints", "loggers", "callbacks", "module", "runs", "view", "commandline"},
     "generate": {"errors", "config", "figures", "files", "callbacks", "runs", "view", "commandline"},
-    "evaluate": {"config", "files", "callbacks", "runs", "view", "commandline"},
+    "evaluate": {"config", "files", "metrics", "callbacks", "runs", "view", "commandline"},
 }
 KNOW_HYDRA = {"runs", "commandline"}
 PACKAGE = Path(vae_lab.__file__).parent

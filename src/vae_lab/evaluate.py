@@ -5,12 +5,15 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commandline import compose, fit_for_a_path, launch, quiet, relative, table
 from vae_lab.config import SEED, check_values, or_null
+
+if TYPE_CHECKING:  # heavy, and not for --help
+    from vae_lab.metrics import ClassMeans
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +93,7 @@ def folder(config: DictConfig, changed: bool) -> str:
     return "-".join(fit_for_a_path(part) for part in parts if part)
 
 
-def class_table(classes: Any, names: Sequence[str]) -> str:
+def class_table(classes: "ClassMeans", names: Sequence[str]) -> str:
     """Return the squared error of each class as a table, and the mean over the classes."""
     width = max(len(name) for name in (*names, "mean over classes")) + 2
     rows = [f"{'class':{width}}{'images':>10}{'mse':>12}"]

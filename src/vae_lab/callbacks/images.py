@@ -282,8 +282,9 @@ class Traversals(Grid):
         of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
         measured = "in nats" if unit == "KL" else f"of the {view.where}"
         caption = (
-            f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test image "
-            f"has them. {unit} {measured}, over {len(codes.label):,} test images. Shown is the mean E[x|z]."
+            f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
+            f"image has them. Beside it: its {unit} {measured}, over {len(codes.label):,} images. "
+            "Shown is the mean E[x|z]."
         )
         return grids([panel], Title("Traversals", view.name, caption), self.scale)
 

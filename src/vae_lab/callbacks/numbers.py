@@ -61,7 +61,7 @@ class Curves(Drawing):
 
         Raises:
             ValueError: where no epoch has been written down.
-        DataError: where the numbers are damaged.
+            DataError: where the numbers are damaged.
         """
         assert view.path is not None, "curves are those of a run"
         rows = [
@@ -72,8 +72,8 @@ class Curves(Drawing):
             raise ValueError(f"{view.path} holds no metrics.csv of an epoch")
         kl = read_kl(view.path / KL_FILE, [int(row["epoch"]) for row in rows])
         whole = replace(view, epoch=int(rows[-1]["epoch"]))  # of the run, whatever the checkpoint
-        title = Title("Curves", whole.name, "Per image. ELBO, log-likelihood and KL at β = 1, whatever the loss.")
-        return figures.curves(rows, kl, title)
+        bound = "ELBO, log-likelihood and KL at β = 1, whatever the loss." if view.has_density else ""
+        return figures.curves(rows, kl, Title("Curves", whole.name, f"Per image. {bound}"))
 
 
 def read_kl(path: Path, epochs: list[int]) -> dict[str, Tensor]:

@@ -60,13 +60,15 @@ class Page:
     """A figure with a title and a caption, on which places are pixels from the left and from the top of the content.
 
     Args:
-        width: of the content in pixels; a page is wide enough for a title at least.
+        width: of the content in pixels; a page is wide enough for a title and for every word at least.
         height: of the content in pixels.
         title: stands above it, its caption below.
     """
 
     def __init__(self, width: int, height: int, title: Title) -> None:
-        inner = max(width, LEAST_WIDTH)
+        fonts = ((title.what, 12, "bold"), (title.model, 9, "normal"), (title.caption, 8, "normal"))
+        widths = [text_width(word, size, weight) for text, size, weight in fonts for word in text.split()]
+        inner = max(width, LEAST_WIDTH, *widths)  # words are not broken
         self.width, self.left = inner + 2 * MARGIN, MARGIN + (inner - width) // 2
         head = [(wrapped(title.what, 12, "bold", inner), 12, "bold", INK, 20)]
         head += [(wrapped(title.model, 9, "normal", inner), 9, "normal", GREY, 16)] if title.model else []
