@@ -27,7 +27,10 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (run,) = (tmp_path / "outputs" / "vae").iterdir()
-    assert done.stdout.splitlines()[-1] == f"results are in {run.relative_to(tmp_path)}"
+    assert (
+        done.stdout.splitlines()[-1]
+        == f"results are in {run.relative_to(tmp_path)}: open {run.relative_to(tmp_path)}/report.html"
+    )
     assert re.fullmatch(r"[\w.-]+", run.name)
     assert done.stdout.count("epoch ") == 2
     assert (run / "train.log").read_text().count("epoch ") == 2

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from vae_lab.config import Config, Evaluate, Generate
+from vae_lab.config import Config, Evaluate, Generate, Report
 from vae_lab.errors import ConfigError, DataError, VaeLabError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -61,8 +62,9 @@ OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 
 def store_types() -> None:
-    """Give Hydra the types of the roots of the three command lines."""
+    """Give Hydra the types of the roots of the command lines."""
     ConfigStore.instance().store("schema", Config)
+    ConfigStore.instance().store("report_schema", Report)
     for name, root in {"evaluate_schema": Evaluate, "generate_schema": Generate}.items():
         node = OmegaConf.structured(root)
         node.data._set_flag("struct", False)  # data.root=… changes the run's own data, whose keys are known later
@@ -79,7 +81,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         ConfigError: for an unknown option or key, or a value of the wrong type.
     """
     try:
-        with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
+        with no_job(), hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
             config = hydra.compose(name, list(overrides), return_hydra_config=True)
         path = Path(config.hydra.run.dir).absolute()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -87,6 +89,16 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     with open_dict(config):
         del config["hydra"]
     return config, path
+
+
+@contextmanager
+def no_job() -> Iterator[None]:
+    """Put the Hydra of the job that this runs in aside for a while: there can be only one at a time."""
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def launch(job: Job, name: str) -> NoReturn:
@@ -103,7 +115,8 @@ def launch(job: Job, name: str) -> NoReturn:
         path = Path(settings.runtime.output_dir)
         try:
             with environment("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
-                job(config, path, settings.overrides.task)
+                places = [each for each in settings.overrides.hydra if each.startswith("hydra.searchpath=")]
+                job(config, path, [*settings.overrides.task, *places])
         except Exception as error:
             failures.append(error)
             begun = (path / "config.yaml").exists()  # by this run, which keeps its own log, or by another

@@ -50,6 +50,14 @@ class Finished:
 
 
 @dataclass
+class Report:
+    """Types of the root's own values of `report`."""
+
+    run: str = MISSING
+    out: str | None = None
+
+
+@dataclass
 class Evaluate(Finished):
     """Types of the root's own values of `evaluate`."""
 

@@ -204,6 +204,12 @@ class VAE(nn.Module):
         )
 
 
+def in_words(likelihood: type, network: type, has_density: bool, latent_dim: int) -> str:
+    """Return the name of a model for titles: `Bernoulli MLP VAE, z = 2`."""
+    words = " ".join(part.__name__.removesuffix("Encoder") for part in (likelihood, network))
+    return f"{words} {'VAE' if has_density else 'AE'}, z = {latent_dim}"
+
+
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it.
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -185,15 +185,28 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return stored
 
 
+class Change(NamedTuple):
+    """A key that two configurations have different values of, None where one of them has no such key."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def changes(old: DictConfig, new: DictConfig) -> list[Change]:
+    """Return what differs between two configurations, in the order of the second; figures and their options do not."""
+    before, after = (dict(flat(without_figures(each))) for each in (old, new))
+    data = part(new, "data")
+    same = isinstance(data, type) and issubclass(data, Downloaded)  # the same images wherever they lie
+    keys = [key for key in {**after, **before} if not (same and key == "data.root")]
+    return [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
 def differences(path: Path, config: DictConfig) -> list[str]:
-    """Return what differs between the run that a directory holds and a configuration, one line a key."""
-    old, new = (dict(flat(without_figures(each))) for each in (stored_config(path), config))
-    ignored = ["print_every", "checkpoint_every", "logger"]
-    data = part(config, "data")
-    if isinstance(data, type) and issubclass(data, Downloaded):  # the same images wherever they lie
-        ignored.append("data.root")
-    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith(tuple(ignored)))
-    return [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    """Return what makes a configuration that of another run than a directory holds, one line a key."""
+    ignored = ("print_every", "checkpoint_every", "logger")
+    found = [change for change in changes(stored_config(path), config) if not change.key.startswith(ignored)]
+    return [f"{key} was {old}, is {new}" for key, old, new in sorted(found)]
 
 
 def without_figures(config: DictConfig) -> dict[str, Any]:
@@ -205,13 +218,18 @@ def without_figures(config: DictConfig) -> dict[str, Any]:
 
 def is_figure(callback: Any) -> bool:
     """Tell whether a callback's configuration is that of a figure, or of nothing."""
+    return callback is None or figure_class(callback) is not None
+
+
+def figure_class(callback: Any) -> type[Drawing] | None:
+    """Return the class of the figure that a callback's configuration describes; None where it is no figure."""
     if not isinstance(callback, Mapping | DictConfig):
-        return callback is None
+        return None
     try:
         found = resolve_name(str(callback.get("_target_")))
     except (ImportError, AttributeError, ValueError):  # which is for whoever builds it to say
-        return False
-    return isinstance(found, type) and issubclass(found, Drawing)
+        return None
+    return found if isinstance(found, type) and issubclass(found, Drawing) else None
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab import __version__
+from vae_lab import __version__, report
 from vae_lab.commandline import compose, environment, in_a_job, launch, quiet, relative, table, write_traceback
 from vae_lab.config import check, has_density, is_normalised, validates
 from vae_lab.errors import ConfigError
@@ -142,8 +142,18 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         }
         runs.finish(path, metrics)
         say(table(module.numbers))
-        say(f"results are in {relative(path)}")
+        page = page_of(path) if trainer.is_global_zero else None
+        say(f"results are in {relative(path)}" + (f": open {relative(page)}" if page else ""))
     return runs.Run(path, config, module.eval(), data, metrics)
+
+
+def page_of(path: Path) -> Path | None:
+    """Write the page of a run that has ended, and return it; where that fails, say why and go on."""
+    try:
+        return report.write(path)
+    except Exception as error:
+        log.warning("report.html failed: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        return None
 
 
 def what_is_best(config: DictConfig) -> str | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from vae_lab.data import Batches, ImageData, Images, Plan, Raw, seed_device
-from vae_lab.model import VAE, Batch, kl_per_dimension
+from vae_lab.model import VAE, Batch, in_words, kl_per_dimension
 
 CHUNK = 500  # images or latents that go through the model at once
 
@@ -77,10 +77,9 @@ class View:
     @property
     def name(self) -> str:
         """The model in a few words: likelihood, network, kind, latent size and data."""
-        parts = [type(part).__name__ for part in (self.vae.decoder.head, self.vae.encoder.network)]
-        kind = "VAE" if self.has_density else "AE"
-        words = " ".join(part.removesuffix("Encoder") for part in parts)
-        return f"{words} {kind}, z = {self.latent_dim}, {type(self.data).__name__}, epoch {self.epoch}"
+        likelihood, network = type(self.vae.decoder.head), type(self.vae.encoder.network)
+        words = in_words(likelihood, network, self.has_density, self.latent_dim)
+        return f"{words}, {type(self.data).__name__}, epoch {self.epoch}"
 
     @property
     def test(self) -> Images:

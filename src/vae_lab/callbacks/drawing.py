@@ -71,6 +71,7 @@ class Drawing(Callback, ABC):
     """
 
     quiet: ClassVar[bool] = False  # whether it is left out without a word
+    look_for: ClassVar[str] = ""  # what tells a good figure from a bad one, for the caption on a page
 
     name: str
     every_n_epochs: int | None = None

@@ -28,6 +28,10 @@ class Reconstructions(Grid):
         labels: classes to show, None for all.
     """
 
+    look_for: ClassVar[str] = (
+        "The mean should be the truth, a little blurred: what is missing, the latents did not keep. The sample has "
+        "the noise of the likelihood on it, as the data should have."
+    )
     name: str = "reconstructions"
     n: int = 20
     columns: int = 10
@@ -61,8 +65,11 @@ class Denoising(Grid):
         n: number of images, of each class in turn.
     """
 
-    name: str = "denoising"
     quiet: ClassVar[bool] = True
+    look_for: ClassVar[str] = (
+        "The restored images should be the original ones, and their MSE far below that of the noisy ones."
+    )
+    name: str = "denoising"
     n: int = 10
 
     def refuses(self, view: View) -> str | None:
@@ -100,6 +107,10 @@ class Samples(Grid):
         ValueError: for more images.
     """
 
+    look_for: ClassVar[str] = (
+        "They should look like data, and be as varied. Worse than the reconstructions, they show places of the "
+        "prior that no image is encoded to."
+    )
     name: str = "samples"
     n: int = 64
 
@@ -135,6 +146,10 @@ class Manifold(Grid):
         ValueError: for a value outside its range.
     """
 
+    look_for: ClassVar[str] = (
+        "Neighbours should turn into one another without a jump, and every class should have a region. With more "
+        "than two latents this is one plane of many."
+    )
     name: str = "manifold"
     n: int = 20
     reach: float | None = None
@@ -186,6 +201,10 @@ class Interpolation(Grid):
         ValueError: for labels that are not two, or fewer than two steps.
     """
 
+    look_for: ClassVar[str] = (
+        "Every step should be an image of its own kind. Two images that fade into each other have nothing between "
+        "them in latent space."
+    )
     name: str = "interpolation"
     labels: Labels | None = None
     steps: int = 12
@@ -224,6 +243,9 @@ class Transition(Grid):
         ValueError: for labels that are not two, or a value outside its range.
     """
 
+    look_for: ClassVar[str] = (
+        "As in interpolation, more slowly: where does one class end and the other begin, and what is between?"
+    )
     name: str = "transition"
     labels: Labels | None = None
     n: int = 15
@@ -257,6 +279,10 @@ class Traversals(Grid):
         images: number of test images that the activity is measured on.
     """
 
+    look_for: ClassVar[str] = (
+        "A row that does not change is a latent that is not used: its KL, or its variance, is near 0. A useful one "
+        "changes one thing."
+    )
     name: str = "traversals"
     n: int | None = 20
     steps: int = 11
@@ -299,6 +325,7 @@ class ClassSamples(Grid):
         images: number of test images that the Gaussians are taken from.
     """
 
+    look_for: ClassVar[str] = "Every row should stay in its class, and still vary."
     name: str = "class_samples"
     labels: Labels | None = None
     n: int = 10

@@ -3,7 +3,7 @@
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -29,6 +29,11 @@ class Curves(Drawing):
     Keeps `kl_per_dimension.csv` in the run's directory: a row an epoch, `train/0`, …, `val/0`, …, in nats.
     """
 
+    look_for: ClassVar[str] = (
+        "The curves should level off. Validation that turns away from training is overfitting; with dropout the "
+        "training is the worse one. A KL rises as latents come into use, and one that falls to 0 is a posterior "
+        "that has collapsed."
+    )
     name: str = "curves"
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,6 +118,9 @@ class ClassMse(Grid):
         examples: how many of the best and of the worst images of each class are shown.
     """
 
+    look_for: ClassVar[str] = (
+        "Which classes are hard? The worst images tell whether what fails is rare, or mislabelled."
+    )
     name: str = "class_mse"
     examples: int = 1
 

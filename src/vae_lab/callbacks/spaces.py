@@ -1,6 +1,7 @@
 """Figures of the latent space itself: where images lie in it, and what passes through it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -24,6 +25,10 @@ class LatentMap(Drawing):
         ValueError: for fewer images.
     """
 
+    look_for: ClassVar[str] = (
+        "Classes should be apart. Where there is a prior, they fill its circles together: a heap at the origin is "
+        "a posterior that tells nothing, and samples never reach what lies far outside."
+    )
     name: str = "latent_map"
     n: int = 5000
 
@@ -66,6 +71,9 @@ class Tsne(Drawing):
         ValueError: for a value outside its range.
     """
 
+    look_for: ClassVar[str] = (
+        "Which classes are clusters, and which touch? Distances between clusters, and their sizes, mean nothing here."
+    )
     name: str = "tsne"
     n: int = 3000
     perplexity: float = 30.0
@@ -105,6 +113,10 @@ class LatentBars(Grid):
         n: number of images, of each class in turn.
     """
 
+    look_for: ClassVar[str] = (
+        "Bars away from 0 carry the image. Where there is a prior, a bar at 0 with σ = 1 is the prior itself, and "
+        "carries nothing."
+    )
     name: str = "latent_bars"
     n: int = 5
 

@@ -1,0 +1,309 @@
+"""The page of a run: that it says what is true of the run, shows its figures, and reads well in a browser."""
+
+import base64
+import csv
+import io
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from PIL import Image
+
+from vae_lab import report, runs
+from vae_lab.callbacks import Curves, Samples
+from vae_lab.commandline import compose
+from vae_lab.errors import ConfigError, DataError
+from vae_lab.generate import generate
+from vae_lab.runs import Run
+from vae_lab.train import train
+
+SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]"]
+CHROMIUM = shutil.which("chromium")
+
+
+class Reader(HTMLParser):
+    """The words of a page, the rows of its tables, and its images."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.images: list[dict[str, str]] = []
+        self.tags: set[str] = set()
+        self.cell = False
+        self.feed(file.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.cell = True
+        if tag == "img":
+            self.images.append({name: value or "" for name, value in attributes})
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, words: str) -> None:
+        self.words.append(words)
+        if self.cell:
+            self.rows[-1][-1] = f"{self.rows[-1][-1]} {words.strip()}".strip()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with the default figures, those of some after each of seven epochs."""
+    path = tmp_path_factory.mktemp("report") / "run"
+    every = ["callbacks.samples.every_n_epochs=1", "trainer.max_epochs=7", "seed=3"]
+    return train([*SMALL, *every, f"hydra.run.dir={path}"])
+
+
+def test_a_training_makes_the_page_and_says_which_file_to_open(finished: Run, caplog: pytest.LogCaptureFixture) -> None:
+    page = finished.path / "report.html"
+    assert page.stat().st_size < 5_000_000
+    assert (finished.path / "train.log").read_text().splitlines()[-1].endswith(f"open {page}")
+
+
+def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> None:
+    page = Reader(finished.path / "report.html")
+    assert "Bernoulli MLP VAE, z = 2, Digits" in page.text
+    assert ["latent_dim", "2", "20"] in page.rows
+    assert ["encoder.hidden", "[16]", "[500, 500]"] in page.rows
+    assert ["data", "Digits", "MNIST"] in page.rows
+    assert ["seed", "3", "0"] in page.rows
+    keys = {row[0] for row in page.rows}
+    assert "data.seed" not in keys  # which follows the seed
+    assert not {"prior.dim", "callbacks.samples.every_n_epochs", "data.root", "decoder"} & keys
+    for name in ("elbo", "log_likelihood", "kl", "mse"):
+        (row,) = [row for row in page.rows if row[0].split()[:1] == [name]]
+        assert [float(value) for value in row[1:]] == pytest.approx(
+            [finished.metrics[f"{stage}/{name}"] for stage in ("val", "test")], rel=1e-5
+        )
+    assert ["revision", finished.metrics["git/revision"] or "not from a checkout"] in page.rows
+    assert ["torch", finished.metrics["version/torch"]] in page.rows
+
+
+def test_the_table_of_classes_is_that_of_the_file(finished: Run) -> None:
+    page = Reader(finished.path / "report.html")
+    with (finished.path / "class_mse.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        assert [row["name"], row["images"], f"{float(row['mse']):.4g}", ""] in page.rows
+
+
+def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finished: Run) -> None:
+    page = Reader(finished.path / "report.html")
+    shown = {image["alt"]: image for image in page.images}
+    drawn = {folder.name: sorted(folder.glob("*.png")) for folder in (finished.path / "figures").iterdir()}
+    assert len(drawn) == 10
+    for name, files in drawn.items():
+        last = shown[f"{name}, epoch {int(files[-1].stem[-4:])}"]
+        assert base64.b64decode(last["src"].removeprefix("data:image/png;base64,")) == files[-1].read_bytes()
+        with Image.open(files[-1]) as image:
+            assert (int(last["width"]), int(last["height"])) == image.size
+        drawing = runs.figure_class(finished.config.callbacks[name])
+        assert drawing is not None
+        assert drawing.look_for
+        assert drawing.look_for in page.text
+    assert [alt for alt in shown if alt.startswith("samples")] == [f"samples, epoch {n}" for n in (7, 1, 3, 4, 6)]
+    assert "4 of 6 earlier" in page.text
+
+
+def test_figures_stand_in_the_order_of_the_configuration(finished: Run) -> None:
+    names = [image["alt"].partition(",")[0] for image in Reader(finished.path / "report.html").images]
+    order = list(finished.config.callbacks)
+    assert list(dict.fromkeys(names)) == sorted(set(names), key=order.index)
+
+
+def test_the_page_needs_nothing_else(finished: Run) -> None:
+    page = Reader(finished.path / "report.html")
+    text = (finished.path / "report.html").read_text()
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert "script" not in page.tags
+    assert not re.search(r"https?://|url\(|@import|<link(?![^>]*href=\"data:)", text)
+
+
+def again(file: Path) -> list[str]:
+    """The arguments of the command that a page gives."""
+    (line,) = re.findall(r'<pre class="command">(.*?)</pre>', file.read_text(), re.DOTALL)
+    python, dash, module, *arguments = shlex.split(line.replace("&#39;", "'").replace("&#34;", '"'))
+    assert (python, dash, module) == ("python", "-m", "vae_lab.train")
+    return arguments
+
+
+def test_the_command_makes_the_same_training_again(finished: Run) -> None:
+    arguments = again(finished.path / "report.html")
+    assert not [each for each in arguments if each.startswith("hydra.")]  # it gets a directory of its own
+    assert runs.changes(compose("train", arguments)[0], finished.config) == []
+
+
+def test_the_command_of_a_run_that_went_on_has_its_last_settings(tmp_path: Path) -> None:
+    run = train([*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"])
+    run = train([f"resume={run.path}", "trainer.max_epochs=2"])
+    arguments = again(run.path / "report.html")
+    assert "trainer.max_epochs=2" in arguments
+    assert "trainer.max_epochs=1" not in arguments
+    assert runs.changes(compose("train", arguments)[0], run.config) == []
+
+
+def test_a_part_of_the_users_own_is_found_again(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /encoder: mlp_512\n  - override /decoder: mlp_512\n"
+    )
+    place = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    done = command(place, "model=tiny", "data=digits", "trainer.max_epochs=1", "callbacks=none", "latent_dim=2")
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.glob("outputs/vae/*/report.html")
+    assert done.stdout.splitlines()[-1].endswith(f"open {page.relative_to(tmp_path)}")
+    assert place in again(page)
+    config = compose("train", again(page))[0]
+    assert runs.changes(config, runs.stored_config(page.parent)) == []
+
+
+def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
+    generate([f"run={path}", "figure=samples", "n=4"])
+    file = report.report([f"run={path}", f"out={tmp_path / 'pages' / 'page.html'}"])
+    page = Reader(file)
+    assert [image["alt"] for image in page.images] == ["curves, epoch 2", "samples, samples.png"]
+    assert Curves.look_for in page.text
+    assert Samples.look_for in page.text
+    assert not (path / "figures" / "samples").exists()
+
+
+def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
+    (path / "metrics.json").unlink()
+    page = Reader(report.write(path))
+    assert "This training has not ended." in page.text
+    assert "After epoch 2." in page.text
+    assert ["", "train", "val"] in page.rows
+    for left in ("figures", "metrics.csv"):
+        shutil.rmtree(path / left) if left == "figures" else (path / left).unlink()
+    assert "no epoch of it is written down" in Reader(report.write(path)).text
+
+
+def test_names_are_text_and_no_markup(digits_run: Run, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
+    name = "<img src=x onerror=alert(1)>"
+    (path / "class_mse.csv").write_text(f"class,name,images,mse\n0,{name},3,0.5\n1,b,0,\n")
+    page = Reader(report.write(path))
+    assert [name, "3", "0.5", ""] in page.rows
+    assert ["b", "0", "n/a", ""] in page.rows
+    assert not [image for image in page.images if image["src"] == "x"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", b"{"),
+        ("metrics.csv", b"epoch\nabc\n"),
+        ("class_mse.csv", b"class,name,images,mse\n0,a,many,0.5\n"),
+        ("figures/curves/epoch-0002.png", b"no picture"),
+        ("figures/curves/epoch-0002.png", b"\x89PNG\r\n\x1a\n broken"),
+        (".hydra/overrides.yaml", b"[a"),
+        ("config.yaml", b"[a"),
+    ],
+)
+def test_what_is_damaged_is_named(digits_run: Run, tmp_path: Path, file: str, content: bytes) -> None:
+    path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
+    if file == "metrics.csv":
+        (path / "metrics.json").unlink()
+    (path / file).write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(str(path / file))):
+        report.report([f"run={path}"])
+    assert not (path / "report.html.tmp").exists()
+
+
+def test_what_cannot_be_written_or_is_no_run_is_refused(digits_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no run"):
+        report.report([f"run={tmp_path}"])
+    with pytest.raises(ConfigError, match="run has no value"):
+        report.report([])
+    with pytest.raises(ConfigError, match="nonsense"):
+        report.report([f"run={digits_run.path}", "nonsense=1"])
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        report.report([f"run={digits_run.path}", f"out={tmp_path / 'file' / 'page.html'}"])
+
+
+def test_a_page_that_fails_does_not_fail_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Path:
+        raise RuntimeError("no\nroom")
+
+    monkeypatch.setattr(report, "write", fails)
+    run = train([*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"])
+    said = (run.path / "train.log").read_text()
+    assert "report.html failed: RuntimeError: no room" in said
+    assert f"results are in {run.path}\n" in said
+
+
+def test_settings_of_an_autoencoder(tmp_path: Path) -> None:
+    small = ["data=digits", "latent_dim=2", "model=ae_conv", "encoder.linear.hidden=[16]", "trainer.max_epochs=1"]
+    run = train([*small, "callbacks=curves", f"hydra.run.dir={tmp_path / 'run'}"])
+    page = Reader(run.path / "report.html")
+    assert ["encoder", "ConvEncoder", "MLP"] in page.rows
+    assert ["encoder.kernel", "4", ""] in page.rows
+    assert ["posterior", "Point", "Normal"] in page.rows
+    assert not {"elbo", "kl"} & {row[0].split(" ")[0] for row in page.rows}
+    assert [words for words in page.words if words == "test/mse"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it(browser, finished: Run, width: int) -> None:
+    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(request.url))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+    )
+    page.goto(f"file://{finished.path / 'report.html'}")
+    sizes = page.evaluate(
+        "[...document.images].map(image => [image.complete, image.naturalWidth, image.naturalHeight])"
+    )
+    assert len(sizes) == 10 + 4
+    assert all(complete and width > 100 and height > 100 for complete, width, height in sizes)
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing stands out to the right
+    edges = page.evaluate(
+        "[...document.querySelectorAll('figure img')].filter(image => image.checkVisibility())"
+        ".map(image => image.getBoundingClientRect().right)"
+    )
+    assert len(edges) == 10
+    assert max(edges) <= width
+    wide = page.locator("#traversals img").first
+    before = wide.bounding_box()["width"]
+    wide.click()
+    natural = page.evaluate("document.querySelector('#traversals img').naturalWidth")
+    assert wide.bounding_box()["width"] == pytest.approx(natural + 2, abs=1)  # with its frame
+    assert (before < natural) == (width < natural + 2)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as screen:
+        assert screen.width == width
+    page.close()
+    assert wrong == []
