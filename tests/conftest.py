@@ -25,6 +25,10 @@ from vae_lab.priors import StandardNormal
 from vae_lab.runs import Run
 from vae_lab.train import train
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes each has one thread, and so have those that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 IMAGE = (1, 4, 4)
 LATENT = 3
 ROOT = Path(__file__).resolve().parents[1]

@@ -185,6 +185,7 @@ def test_a_run_directory_holds_everything(small: Trainer) -> None:
     run = small()
     files = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
     expected = {"config.yaml", "metrics.csv", "metrics.json", ".hydra/config.yaml", ".hydra/overrides.yaml"}
+    expected |= {".hydra/provenance.json", "report.html"}
     assert files == expected | {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "train.log"}
     assert "results are in" in (run.path / "train.log").read_text()
     stored = OmegaConf.to_container(OmegaConf.load(run.path / "config.yaml"), resolve=False)

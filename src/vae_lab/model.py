@@ -204,10 +204,9 @@ class VAE(nn.Module):
         )
 
 
-def in_words(likelihood: type, network: type, has_density: bool, latent_dim: int) -> str:
-    """Return the name of a model for titles: `Bernoulli MLP VAE, z = 2`."""
-    words = " ".join(part.__name__.removesuffix("Encoder") for part in (likelihood, network))
-    return f"{words} {'VAE' if has_density else 'AE'}, z = {latent_dim}"
+def in_words(likelihood: str, network: str, has_density: bool, latent_dim: int) -> str:
+    """Return the name of a model for titles, from those of its classes: `Bernoulli MLP VAE, z = 2`."""
+    return f"{likelihood} {network.removesuffix('Encoder')} {'VAE' if has_density else 'AE'}, z = {latent_dim}"
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:

@@ -5,8 +5,9 @@ It is one file that needs nothing else: figures are inside it, and it has no scr
 
 import base64
 import csv
-import json
+import io
 import logging
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from vae_lab.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 MOST_EARLIER = 4  # pictures of a figure that are shown beside the last
+MOST_BYTES = 4_500_000  # of all pictures on a page: earlier ones, and what was generated, are left out beyond
+LOSSLESS = 100_000  # bytes of a picture that is written as it is; a larger one as WebP, which looks the same
 MEANINGS = {
     "loss": "what was minimised",
-    "elbo": "lower bound of log p(x) at β = 1, with every constant: larger is better",
+    "elbo": "log_likelihood - kl, a lower bound of log p(x) with every constant: larger is better",
     "log_likelihood": "log p(x|z), z from the posterior",
-    "kl": "from the posterior to the prior; elbo = log_likelihood - kl",
+    "kl": "from the posterior to the prior",
     "mse": "squared error per pixel of the reconstruction from the posterior's mean",
     "elbo_unnormalised": "in the place of the ELBO, but no bound: no density is behind it",
     "log_likelihood_unnormalised": "in the place of log p(x|z), but no density is behind it",
@@ -34,7 +37,7 @@ MEANINGS = {
 
 
 class Setting(NamedTuple):
-    """A value of a run's configuration that is not the default."""
+    """A value of a run's configuration that is not the default, or a part in another one's place with its values."""
 
     key: str
     value: str
@@ -65,7 +68,7 @@ class Shown(NamedTuple):
     look_for: str
     last: Picture
     earlier: Sequence[Picture] = ()
-    before: int = 0
+    earlier_count: int = 0
 
 
 class ClassRow(NamedTuple):
@@ -132,32 +135,57 @@ def content(path: Path) -> dict[str, Any]:
     config, metrics = runs.stored_config(path), runs.stored_metrics(path)
     found = metrics or last_epoch(path)
     stages, numbers = by_stage(found)
-    figures = list(drawn(path, config))
+    given, words = runs.stored_overrides(path), captions(config)
+    figures, generated = fitting(list(drawn(path, words)), list(generated_since(path, words)))
+    source = metrics or runs.stored_provenance(path)
     return {
         "name": config.name,
         "model": title(config),
-        "metrics": metrics,
-        "epoch": found.get("epochs", found.get("epoch", 0)),
+        "ended": bool(metrics),
+        "facts": facts(found),
         "stages": stages,
         "numbers": numbers,
         "headline": headline(stages, numbers),
+        "given": given,
         "settings": list(settings(config)),
         "figures": figures,
-        "generated": list(generated(path, config)),
-        "classes": list(class_rows(path / "class_mse.csv")),
-        "command": shlex.join(["python", "-m", "vae_lab.train", *arguments(path, config)]),
-        "versions": {key.partition("/")[2]: value for key, value in metrics.items() if key.startswith("version/")},
+        "generated": generated,
+        "classes": list(class_rows(path / "class_mse.csv")) if metrics else [],
+        "command": shlex.join(["python", "-m", "vae_lab.train", *again(path, given, config)]),
+        "resume": shlex.join(["python", "-m", "vae_lab.train", f"resume={literal(str(relative(path.absolute())))}"]),
+        "revision": source.get("git/revision"),
+        "versions": {key.partition("/")[2]: value for key, value in source.items() if key.startswith("version/")},
         "yaml": OmegaConf.to_yaml(config),
     }
 
 
 def title(config: DictConfig) -> str:
     """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
-    from vae_lab.config import has_density, part
+    from vae_lab.config import has_density
     from vae_lab.model import in_words
 
-    likelihood, encoder, data = (part(config, group) for group in ("likelihood", "encoder", "data"))
-    return f"{in_words(likelihood, encoder, has_density(config), config.latent_dim)}, {data.__name__}"
+    likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
+    try:
+        density = has_density(config)
+    except ConfigError:  # a posterior of the user's own, which is not here
+        density = True
+    return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
+
+
+def class_name(part: Any) -> str:
+    """Return the name of a part's class, empty for no part."""
+    return str(part.get("_target_") or "").rpartition(".")[2]
+
+
+def facts(metrics: Mapping[str, Any]) -> list[str]:
+    """Return how much was trained, and what the numbers are of."""
+    if "checkpoint" not in metrics:
+        return [f"After epoch {metrics['epoch']}."] if metrics else []
+    epoch = f", epoch {metrics['checkpoint_epoch']}" if "checkpoint_epoch" in metrics else ""
+    return [
+        f"{metrics.get('epochs', 0)} epochs, {metrics.get('steps', 0):,} steps in {metrics.get('seconds', 0):,.0f} s.",
+        f"The numbers are those of {metrics['checkpoint']}{epoch}; a figure says which epoch it is of.",
+    ]
 
 
 def last_epoch(path: Path) -> dict[str, Any]:
@@ -191,20 +219,30 @@ def headline(stages: Sequence[str], numbers: Sequence[Number]) -> list[tuple[str
 
 
 def settings(config: DictConfig) -> Iterator[Setting]:
-    """Yield what differs from the defaults; a value that follows another one of the run's does not."""
+    """Yield what differs from the defaults; a value that follows another one of the run's does not.
+
+    A part that stands in the place of another is one setting, with all of its values.
+    """
     from vae_lab import runs
 
     defaults = compose("train", [])[0]
-    plain = dict(runs.flat(OmegaConf.to_container(defaults)))
-    there = dict(runs.flat(OmegaConf.to_container(config)))
-    for key, default, value in runs.changes(defaults, config):
-        group, _, option = key.rpartition(".")
-        if key not in there or option == "_partial_" or follows(config, key, plain.get(key)):
-            continue
-        if option == "_target_":
-            yield Setting(group, *(str(target or "").rpartition(".")[2] for target in (value, default)))
-        else:
-            yield Setting(key, said(value), said(default) if key in plain else "")
+    plain: Any = OmegaConf.to_container(defaults)
+    expressions, there = dict(runs.flat(plain)), dict(runs.flat(OmegaConf.to_container(config)))
+    found = {change.key: change for change in runs.changes(defaults, config) if change.key in there}
+    targets = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
+    swapped = [each for each in targets if not any(each.startswith(f"{other}.") for other in targets)]
+    for key, change in found.items():
+        part = next((part for part in swapped if key.startswith(f"{part}.")), None)
+        if part is None and not follows(config, key, expressions.get(key)):
+            yield Setting(key, literal(change.new), literal(change.old) if key in expressions else "")
+    for part in swapped:
+        now, before = (OmegaConf.select(each, part) for each in (config, defaults))
+        values = [
+            f"{key}={literal(value)}"
+            for key, value in runs.flat(OmegaConf.to_container(now))
+            if value is not None and not key.rpartition(".")[2].startswith("_")
+        ]
+        yield Setting(part, " ".join([class_name(now), *values]), class_name(before or {}))
 
 
 def follows(config: DictConfig, key: str, default: Any) -> bool:
@@ -216,41 +254,42 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
     return OmegaConf.select(whole, key) == OmegaConf.select(config, key)
 
 
-def said(value: Any) -> str:
-    """Return a value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def literal(value: Any) -> str:
+    """Return a value as Hydra's command line takes it.
+
+    >>> literal({"a": [1, None, True], "b": "x, y"})
+    "{a: [1, null, true], b: 'x, y'}"
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {literal(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(each) for each in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return str(value)
+    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false")
+    return value if plain and value.lower() not in ("nan", "inf") else "'" + value.replace("'", r"\'") + "'"
 
 
-def arguments(path: Path, config: DictConfig) -> list[str]:
-    """Return what makes the same training again: what was said, and what changed when it went on.
+def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
+    """Return what makes the same training again: what was said, and what has changed since, when it went on.
 
     Raises:
-        DataError: where the list of what was said is damaged.
+        DataError: where what it began with is damaged.
     """
-    from yaml import YAMLError
-
     from vae_lab import runs
 
-    file = path / ".hydra" / "overrides.yaml"
-    try:
-        given = [str(each) for each in OmegaConf.load(file)] if file.exists() else []
-    except YAMLError as error:
-        raise DataError(f"{file} is damaged") from error
-    given = [each for each in given if not each.startswith("hydra.") or each.startswith("hydra.searchpath=")]
-    try:
-        begun = compose("train", given)[0]
-    except ConfigError:  # a part of the user's own that is not here, or one of another version
-        return given
-    changed = {
-        change.key: change.new for change in runs.changes(begun, config) if change.key.startswith(runs.MAY_CHANGE)
-    }
-    kept = [each for each in given if each.partition("=")[0] not in changed]
-    return kept + [f"{key}={said(value)}" for key, value in changed.items()]
+    file = path / ".hydra" / "config.yaml"
+    begun = runs.read_yaml(file) if file.exists() else OmegaConf.create()
+    before, after = (dict(runs.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
+    changed = {key: after[key] for key in before if key in after and before[key] != after[key]}
+    kept = [each for each in given if each.partition("=")[0].lstrip("+") not in changed]
+    return kept + [f"{key}={literal(value)}" for key, value in changed.items()]
 
 
-def drawn(path: Path, config: DictConfig) -> Iterator[Shown]:
-    """Yield the figures that the training has drawn, in the order of its configuration."""
-    words = captions(config)
+def drawn(path: Path, words: Mapping[str, str]) -> Iterator[Shown]:
+    """Yield the figures that the training has drawn, in the order of `words`."""
     names = [folder.name for folder in sorted((path / "figures").glob("*")) if folder.is_dir()]
     for name in sorted(names, key=lambda name: [*words].index(name) if name in words else len(words)):
         files = {file.stem.removeprefix("epoch-"): file for file in (path / "figures" / name).glob("epoch-*.png")}
@@ -261,25 +300,36 @@ def drawn(path: Path, config: DictConfig) -> Iterator[Shown]:
             yield Shown(name, words.get(name, ""), last, earlier, len(pictures) - 1)
 
 
-def generated(path: Path, config: DictConfig) -> Iterator[Shown]:
+def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[Shown]:
     """Yield the figures that were made of the finished run."""
-    words = captions(config)
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
-            yield Shown(file.stem, words.get(file.stem, ""), picture(file, file.name))
+            yield Shown(file.name, words.get(file.stem, ""), picture(file, file.name))
+
+
+def fitting(figures: Sequence[Shown], generated: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
+    """Return the same without the pictures that the page has no room for: earlier ones go first."""
+    room = MOST_BYTES - sum(len(each.last.data) for each in figures)
+    kept, shorter = [], []
+    for each in generated:
+        room -= len(each.last.data)
+        kept.append(each if room >= 0 else each._replace(last=each.last._replace(data="")))
+    for each in figures:
+        room -= sum(len(picture.data) for picture in each.earlier)
+        shorter.append(each if room >= 0 else each._replace(earlier=()))
+    return shorter, kept
 
 
 def captions(config: DictConfig) -> dict[str, str]:
-    """Return what to look for in each figure, those of the run first."""
+    """Return what to look for in each figure, those of the run first and in their order."""
     from vae_lab import runs
 
-    described = {**config.callbacks, **compose("generate", ["run=."])[0].figures}
-    classes = {key: runs.figure_class(config.callbacks.get(key) or each) for key, each in described.items()}
-    return {
-        described[key].get("name") or getattr(each, "name", key): each.look_for
-        for key, each in classes.items()
-        if each is not None
-    }
+    found: dict[str, str] = {}
+    for key, described in [*config.callbacks.items(), *compose("generate", ["run=."])[0].figures.items()]:
+        figure = runs.figure_class(described)
+        if figure is not None:
+            found.setdefault(described.get("name") or getattr(figure, "name", key), figure.look_for)
+    return found
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
@@ -298,13 +348,17 @@ def picture(file: Path, words: str) -> Picture:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            image.verify()
+        data, kind = file.read_bytes(), file.suffix[1:]
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
             width, height = image.size
-        data = base64.b64encode(file.read_bytes()).decode()
+            if kind == "png" and len(data) > LOSSLESS:
+                smaller, kind = io.BytesIO(), "webp"
+                image.convert("RGB").save(smaller, "WEBP", quality=90, method=2)
+                data = smaller.getvalue()
     except (OSError, SyntaxError) as error:  # the second is Pillow's, of a broken PNG
         raise DataError(f"{file} is damaged: {error}") from error
-    return Picture(words, f"data:image/{file.suffix[1:]};base64,{data}", width, height)
+    return Picture(words, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
 
 
 def class_rows(file: Path) -> Iterator[ClassRow]:
@@ -316,14 +370,14 @@ def class_rows(file: Path) -> Iterator[ClassRow]:
     if not file.exists():
         return
     try:
-        with file.open(newline="") as lines:
+        with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
         largest = max((float(row["mse"]) for row in rows if row["mse"]), default=0) or 1
         for row in rows:
             mse = float(row["mse"]) if row["mse"] else None
             share = None if mse is None else 100 * mse / largest
             yield ClassRow(row["name"], int(row["images"]), "n/a" if mse is None else f"{mse:.4g}", share)
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:  # the third is that of bytes that are no UTF-8, too
         raise DataError(f"{file} is damaged: it must hold class, name, images and mse") from error
 
 

@@ -52,15 +52,21 @@ class Run:
 
 
 @rank_zero_only
-def create(path: Path, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Write what a run begins with: its resolved configuration, and what was said on the command line."""
+def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance: Mapping[str, Any]) -> None:
+    """Write what a run begins with: its resolved configuration, what was said on the command line, and versions."""
     with writable(path):
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
         if is_new(path):
             OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
             OmegaConf.save(config, path / ".hydra" / "config.yaml")
-        (path / "metrics.json").unlink(missing_ok=True)  # of a run that goes on: it has not ended any more
+        (path / ".hydra" / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        for name in (
+            "metrics.json",
+            "class_mse.csv",
+            "report.html",
+        ):  # of a run that goes on: it has not ended any more
+            (path / name).unlink(missing_ok=True)
         OmegaConf.save(config, path / "config.yaml", resolve=True)
 
 
@@ -136,16 +142,38 @@ def stored_config(path: Path) -> DictConfig:
     Raises:
         DataError: where the directory is no run.
     """
-    try:
-        config = OmegaConf.load(path / "config.yaml")
-    except OSError as error:
-        raise DataError(f"{path} is no run: it holds no config.yaml") from error
-    except YAMLError as error:
-        raise DataError(f"{path / 'config.yaml'} is damaged") from error
+    if is_new(path):
+        raise DataError(f"{path} is no run: it holds no config.yaml")
+    config = read_yaml(path / "config.yaml")
     optional = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
     if not isinstance(config, DictConfig) or not Config.__dataclass_fields__.keys() - optional.keys() <= set(config):
         raise DataError(f"{path / 'config.yaml'} is damaged")
     return DictConfig(OmegaConf.merge(optional, config))
+
+
+def stored_overrides(path: Path) -> list[str]:
+    """Return what was said on the command line of a run, without what belongs to its directory alone.
+
+    Raises:
+        DataError: where the list is damaged.
+    """
+    file = path / ".hydra" / "overrides.yaml"
+    given = OmegaConf.to_container(read_yaml(file)) if file.exists() else []
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise DataError(f"{file} is damaged: it must hold a list of words")
+    return [each for each in given if not each.startswith("hydra.") or each.startswith("hydra.searchpath=")]
+
+
+def read_yaml(file: Path) -> Any:
+    """Return what a YAML holds.
+
+    Raises:
+        DataError: where it is damaged, or cannot be read.
+    """
+    try:
+        return OmegaConf.load(file)
+    except (OSError, YAMLError, ValueError) as error:  # the last is that of bytes that are no text
+        raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
 
 
 def stored_metrics(path: Path) -> dict[str, Any]:
@@ -154,11 +182,31 @@ def stored_metrics(path: Path) -> dict[str, Any]:
     Raises:
         DataError: where the file is damaged.
     """
-    file = path / "metrics.json"
+    return stored_json(path / "metrics.json")
+
+
+def stored_provenance(path: Path) -> dict[str, Any]:
+    """Return what a run was begun with: versions of the packages and of the source; empty where that is not known.
+
+    Raises:
+        DataError: where the file is damaged.
+    """
+    return stored_json(path / ".hydra" / "provenance.json")
+
+
+def stored_json(file: Path) -> dict[str, Any]:
+    """Return what a file holds by name, nothing where there is none.
+
+    Raises:
+        DataError: where it is damaged.
+    """
     try:
-        return json.loads(file.read_text()) if file.exists() else {}
+        found = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
         raise DataError(f"{file} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} is damaged: it must hold names and values")
+    return found
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -196,7 +244,10 @@ class Change(NamedTuple):
 def changes(old: DictConfig, new: DictConfig) -> list[Change]:
     """Return what differs between two configurations, in the order of the second; figures and their options do not."""
     before, after = (dict(flat(without_figures(each))) for each in (old, new))
-    data = part(new, "data")
+    try:
+        data = part(new, "data")
+    except ConfigError:  # a part of the user's own, which is not here
+        data = None
     same = isinstance(data, type) and issubclass(data, Downloaded)  # the same images wherever they lie
     keys = [key for key in {**after, **before} if not (same and key == "data.root")]
     return [Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]

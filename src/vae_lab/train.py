@@ -65,7 +65,10 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
                 f"give another name or hydra.run.dir, or go on with it by resume={relative(path)}"
             )
         if not changed and runs.stored_metrics(path):
-            log.info("%s has ended before: nothing to train", relative(path))
+            page = path / "report.html" if (path / "report.html").exists() else page_of(path)
+            log.info(
+                "%s has ended before: nothing to train%s", relative(path), f": open {relative(page)}" if page else ""
+            )
             return runs.load(path)
     with quiet():
         return fit(config, path, overrides)
@@ -105,7 +108,8 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         if isinstance(callback, Drawing):
             with runs.blame(f"callbacks.{name}"):
                 callback.check(view)
-    runs.create(path, config, overrides)
+    made_with = provenance()
+    runs.create(path, config, overrides, made_with)
 
     say = rank_zero_only(log.info)
     settings = OmegaConf.to_container(config, resolve=True)
@@ -134,11 +138,12 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         metrics = {
             **module.numbers,
             "checkpoint": checkpoint.name,
+            "checkpoint_epoch": module.epoch,
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": clock.totals["seconds"],
             "images_per_second": clock.totals["images"] / (clock.totals["step_seconds"] or 1),
-            **provenance(),
+            **made_with,
         }
         runs.finish(path, metrics)
         say(table(module.numbers))

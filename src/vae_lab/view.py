@@ -77,7 +77,7 @@ class View:
     @property
     def name(self) -> str:
         """The model in a few words: likelihood, network, kind, latent size and data."""
-        likelihood, network = type(self.vae.decoder.head), type(self.vae.encoder.network)
+        likelihood, network = (type(part).__name__ for part in (self.vae.decoder.head, self.vae.encoder.network))
         words = in_words(likelihood, network, self.has_density, self.latent_dim)
         return f"{words}, {type(self.data).__name__}, epoch {self.epoch}"
 

@@ -29,8 +29,9 @@ class Reconstructions(Grid):
     """
 
     look_for: ClassVar[str] = (
-        "The mean should be the truth, a little blurred: what is missing, the latents did not keep. The sample has "
-        "the noise of the likelihood on it, as the data should have."
+        "The mean should be the truth, a little blurred: what is missing, the latents did not keep. A sample that "
+        "is noisier than the data says that the likelihood's σ is too large for them, or its pixels too "
+        "independent."
     )
     name: str = "reconstructions"
     n: int = 20
@@ -202,8 +203,8 @@ class Interpolation(Grid):
     """
 
     look_for: ClassVar[str] = (
-        "Every step should be an image of its own kind. Two images that fade into each other have nothing between "
-        "them in latent space."
+        "Every step should be an image of its own kind. Where the two only fade into each other, the decoder knows "
+        "nothing better between them."
     )
     name: str = "interpolation"
     labels: Labels | None = None
@@ -325,7 +326,10 @@ class ClassSamples(Grid):
         images: number of test images that the Gaussians are taken from.
     """
 
-    look_for: ClassVar[str] = "Every row should stay in its class, and still vary."
+    look_for: ClassVar[str] = (
+        "Every row should stay in its class. The Gaussian has the posterior's variance, not the spread of the "
+        "means, so a row varies less than the class does."
+    )
     name: str = "class_samples"
     labels: Labels | None = None
     n: int = 10

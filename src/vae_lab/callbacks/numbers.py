@@ -30,9 +30,9 @@ class Curves(Drawing):
     """
 
     look_for: ClassVar[str] = (
-        "The curves should level off. Validation that turns away from training is overfitting; with dropout the "
-        "training is the worse one. A KL rises as latents come into use, and one that falls to 0 is a posterior "
-        "that has collapsed."
+        "The curves should level off. Validation that turns away from training is overfitting; dropout and noise "
+        "make the training the worse one. Where there is a KL, it rises as latents come into use, and one that "
+        "falls to 0 is a posterior that has collapsed."
     )
     name: str = "curves"
 
@@ -205,7 +205,7 @@ class ClassMse(Grid):
 
 def write_table(path: Path, means: ClassMeans, names: list[str]) -> None:
     """Write `class_mse.csv`: class, name, images, mse; a class without images has no mse."""
-    with replacing(path) as beside, beside.open("w", newline="") as file:
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "name", "images", "mse"])
         for each, (mse, images) in enumerate(zip(*(column.tolist() for column in means), strict=True)):

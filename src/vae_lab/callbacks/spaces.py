@@ -26,8 +26,8 @@ class LatentMap(Drawing):
     """
 
     look_for: ClassVar[str] = (
-        "Classes should be apart. Where there is a prior, they fill its circles together: a heap at the origin is "
-        "a posterior that tells nothing, and samples never reach what lies far outside."
+        "Classes should be apart. Where there is a prior, they nearly fill its circles together: a heap at the "
+        "origin is a posterior that tells nothing, and samples hardly reach what lies far outside."
     )
     name: str = "latent_map"
     n: int = 5000
