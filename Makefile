@@ -6,7 +6,7 @@ PYTHON3 ?= python3
 ROWS    := mlp compiled bf16 parts start
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format type clean
+.PHONY: help install demo test notebooks gallery bench lint format type clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,11 +19,18 @@ $(READY): pyproject.toml
 
 install: $(READY)  ## make .venv with vae_lab and its development tools
 
-demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download
-	$(BIN)/python -m vae_lab.train name=demo data=digits latent_dim=2 trainer.max_epochs=100 print_every=20
+demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download, and say which page to open
+	$(BIN)/python -m vae_lab.train name=demo data=digits model=gaussian_mlp likelihood=gaussian_shared latent_dim=2 \
+	  trainer.max_epochs=150 print_every=25
 
 test: lint type  ## ruff, mypy and pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+notebooks: $(READY)  ## run the notebooks, and keep what they show as pages in outputs/notebooks
+	$(BIN)/jupyter nbconvert --to html --execute --output-dir outputs/notebooks notebooks/*.ipynb
+
+gallery: $(READY)  ## train the experiments of docs/experiments.md and draw docs/gallery, in an hour or more
+	$(BIN)/python docs/gallery.py
 
 bench: $(READY)  ## measure the speed against a bare PyTorch loop, in a few minutes; ROWS= for all rows, in twenty
 	$(BIN)/python benchmarks/bench.py $(ROWS)
@@ -41,5 +48,5 @@ type: $(READY)  ## mypy, strict on src
 	$(BIN)/mypy
 
 clean:  ## remove .venv and every cache; outputs/ and data/ stay
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
