@@ -25,9 +25,8 @@ from vae_lab.train import train
 from vae_lab.view import View
 
 SMALL = ["data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "latent_dim=2"]
-EVERY = sorted(
-    file.stem for file in (CONF / "callbacks").glob("[!_]*.yaml") if file.stem not in ("none", "all", "default")
-)
+SETS = ("none", "all", "default", "milestones", "latent_plane")
+EVERY = sorted(file.stem for file in (CONF / "callbacks").glob("[!_]*.yaml") if file.stem not in SETS)
 DRAWINGS = {each.name: each for each in vars(callbacks).values() if isinstance(each, type) and hasattr(each, "name")}
 
 

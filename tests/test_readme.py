@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/components.md do what they say: each is run on small data for an epoch."""
+"""The commands of the README, docs/components.md and docs/figures.md do what they say, on small data for an epoch."""
 
 import re
 import shlex
@@ -14,11 +14,11 @@ from vae_lab.commandline import CONF, compose
 from vae_lab.config import check
 from vae_lab.evaluate import evaluate
 from vae_lab.generate import generate
+from vae_lab.report import report
 from vae_lab.train import train
 
-README = (ROOT / "README.md").read_text()
-COMPONENTS = (ROOT / "docs" / "components.md").read_text()
-FIGURES = (ROOT / "docs" / "figures.md").read_text()
+PAGES = {file.name: file.read_text() for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README, COMPONENTS, FIGURES = (PAGES[name] for name in ("README.md", "components.md", "figures.md"))
 
 
 def commands(page: str) -> list[str]:
@@ -58,7 +58,12 @@ def test_every_command_trains(
 
 def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ways = {"vae_lab.train": train, "vae_lab.generate": generate, "vae_lab.evaluate": evaluate}
+    ways = {
+        "vae_lab.train": train,
+        "vae_lab.generate": generate,
+        "vae_lab.evaluate": evaluate,
+        "vae_lab.report": report,
+    }
     short = ["data=digits", "trainer.max_epochs=2", "encoder.hidden=[16]", "decoder.hidden=[16]"]
     made: list[Path] = []
     for number, line in enumerate(commands(FIGURES) + [line for line in commands(README) if LATER in line]):
@@ -72,6 +77,8 @@ def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pyt
     assert Path("pictures/interpolation.png") in made
     assert all(Path("outputs/first/evaluation", name).exists() for name in ("class_mse.csv", "metrics.json"))
     assert Path("elsewhere/metrics.json").exists()
+    assert Path("outputs/first/report.html").exists()
+    assert Path("pages/first.html").exists()
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", FIGURES, re.DOTALL):
         exec(block, names)
@@ -102,7 +109,32 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
     assert targets == ["demo", "test"]
-    assert all(f"\n{target}:" in makefile for target in targets)
+    named = {target for page in PAGES.values() for target in re.findall(r"`make (\w+)", page)}
+    assert all(f"\n{target}:" in makefile for target in {*targets, *named})
+
+
+def test_the_demo_trains_and_names_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = re.findall(r"\ndemo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    program, dash, module, *arguments = shlex.split(recipe.replace("\\\n", " "))
+    assert (program, dash, module) == ("$(BIN)/python", "-m", "vae_lab.train")
+    run = train([*arguments, "trainer.max_epochs=2"])
+    assert run.path.parent == tmp_path / "outputs" / "demo"
+    page = (run.path / "report.html").relative_to(tmp_path)
+    assert (run.path / "train.log").read_text().rstrip().endswith(f"open {page}")
+
+
+def test_the_commands_of_every_page_are_run() -> None:
+    """A page with commands is here, or has a test file of its own."""
+    here = {"README.md", "components.md", "figures.md"}
+    assert {name for name, page in PAGES.items() if commands(page)} == here | {"extending.md", "experiments.md"}
+
+
+def test_links_lead_somewhere() -> None:
+    for name, page in PAGES.items():
+        folder = ROOT if name == "README.md" else ROOT / "docs"
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", page):
+            assert (folder / link).exists(), f"{name}: {link}"
 
 
 def test_it_is_short() -> None:

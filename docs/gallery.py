@@ -1,0 +1,71 @@
+"""Make the pictures of docs/gallery again: run the commands of docs/experiments.md, and make small what they draw.
+
+    python docs/gallery.py
+
+<name>/<figure>.png becomes gallery/<name>_<figure>.webp. A training that has ended is not begun again, so this goes on
+where it was stopped.
+"""
+
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+DOCS = Path(__file__).resolve().parent
+PAGE = DOCS / "experiments.md"
+MOST = 150_000  # bytes of a picture
+COVER = ("manifold.png", "latent_map.png")  # of the experiment `manifold`, side by side on top of the README
+BACKGROUND = "white"
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the command lines of a page, each as its arguments."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+def small(picture: Image.Image) -> bytes:
+    """Return a picture as WebP of at most `MOST` bytes, as good as that allows.
+
+    Raises:
+        ValueError: for one that is too large even at low quality.
+    """
+    for quality in range(90, 30, -10):
+        file = io.BytesIO()
+        picture.convert("RGB").save(file, "WEBP", quality=quality, method=6)
+        if file.tell() <= MOST:
+            return file.getvalue()
+    raise ValueError(f"a picture of {picture.size} pixels needs more than {MOST} bytes: draw it smaller")
+
+
+def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:
+    """Return pictures side by side, all of one height."""
+    scaled = [ImageOps.contain(picture.convert("RGB"), (10 * height, height)) for picture in pictures]
+    row = Image.new("RGB", (sum(each.width for each in scaled), height), BACKGROUND)
+    for number, each in enumerate(scaled):
+        row.paste(each, (sum(before.width for before in scaled[:number]), 0))
+    return row
+
+
+def main() -> None:
+    """Run every command, and write its pictures."""
+    root, gallery = DOCS.parent, DOCS / "gallery"
+    gallery.mkdir(exist_ok=True)
+    for python, *arguments in commands(PAGE.read_text()):
+        print(python, *arguments, flush=True)
+        subprocess.run([sys.executable, *arguments], cwd=root, check=True)
+        for out in [each.removeprefix("out=") for each in arguments if each.startswith("out=")]:
+            for file in sorted((root / out).glob("*.png")):
+                with Image.open(file) as picture:
+                    (gallery / f"{file.parent.name}_{file.stem}.webp").write_bytes(small(picture))
+            if (root / out).name == "manifold":
+                pictures = [Image.open(root / out / name) for name in COVER]
+                (gallery / "cover.webp").write_bytes(small(beside(pictures)))
+
+
+if __name__ == "__main__":
+    main()
