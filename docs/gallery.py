@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -57,11 +58,13 @@ def main() -> None:
     gallery.mkdir(exist_ok=True)
     for python, *arguments in commands(PAGE.read_text()):
         print(python, *arguments, flush=True)
+        begun = time.time()
         subprocess.run([sys.executable, *arguments], cwd=root, check=True)
         for out in [each.removeprefix("out=") for each in arguments if each.startswith("out=")]:
             for file in sorted((root / out).glob("*.png")):
-                with Image.open(file) as picture:
-                    (gallery / f"{file.parent.name}_{file.stem}.webp").write_bytes(small(picture))
+                if file.stat().st_mtime >= begun:  # of this command
+                    with Image.open(file) as picture:
+                        (gallery / f"{file.parent.name}_{file.stem}.webp").write_bytes(small(picture))
             if (root / out).name == "manifold":
                 pictures = [Image.open(root / out / name) for name in COVER]
                 (gallery / "cover.webp").write_bytes(small(beside(pictures)))

@@ -160,6 +160,7 @@ def test_a_sweep_trains_both_decoders(
 ) -> None:
     done = command("-m", f"experiment={name}", *short_training(name, tmp_path), "callbacks=none")
     assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob(f"outputs/{name}/*/report.html"))) == 2
     stored = [runs.stored_config(file.parent) for file in tmp_path.glob(f"outputs/{name}/*/metrics.json")]
     assert {config.likelihood._target_.rpartition(".")[2] for config in stored} == {"Gaussian", "GaussianLearned"}
 

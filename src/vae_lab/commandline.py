@@ -11,7 +11,7 @@ import secrets
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -46,6 +46,29 @@ def run_dir(resume: str | None, parent: str) -> str:
 def fit_for_a_path(name: str) -> str:
     """Return a name without what Hydra cannot take back on a command line."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
+
+
+def literal(value: Any) -> str:
+    """Return a value as Hydra's command line takes it.
+
+    >>> literal({"a": [1, None, True], "b": "x, y"})
+    "{a: [1, null, true], b: 'x, y'}"
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {literal(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(each) for each in value) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return str(value)
+    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false")
+    return value if plain and value.lower() not in ("nan", "inf") else f"'{escaped(value)}'"
+
+
+def escaped(text: str) -> str:
+    """Return a text to stand in Hydra's quotes: a quote behind a backslash, whose own backslashes are doubled."""
+    return re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
 
 
 def job_dir(overrides: str) -> str:

@@ -7,7 +7,6 @@ import base64
 import csv
 import io
 import logging
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,16 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, launch, relative
+from vae_lab.commandline import compose, launch, literal, relative
+from vae_lab.config import check_values, has_density
 from vae_lab.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 MOST_EARLIER = 4  # pictures of a figure that are shown beside the last
-MOST_BYTES = 4_500_000  # of all pictures on a page: earlier ones, and what was generated, are left out beyond
+MOST_BYTES = 4_500_000  # of all pictures on a page
 LOSSLESS = 100_000  # bytes of a picture that is written as it is; a larger one as WebP, which looks the same
+LONGEST = 4000  # side of such a larger one, in pixels
 MEANINGS = {
     "loss": "what was minimised",
     "elbo": "log_likelihood - kl, a lower bound of log p(x) with every constant: larger is better",
@@ -95,8 +96,6 @@ def report(overrides: Sequence[str] = ()) -> Path:
 
 def run(config: DictConfig) -> Path:
     """Write the page that a configuration asks for, and return its file."""
-    from vae_lab.config import check_values
-
     check_values(config, {})
     file = write(Path(config.run), Path(config.out) if config.out else None)
     log.info("open %s", relative(file.absolute()))
@@ -137,7 +136,8 @@ def content(path: Path) -> dict[str, Any]:
     stages, numbers = by_stage(found)
     given, words = runs.stored_overrides(path), captions(config)
     figures, generated = fitting(list(drawn(path, words)), list(generated_since(path, words)))
-    source = metrics or runs.stored_provenance(path)
+    begun = runs.stored_provenance(path)
+    source = metrics or begun
     return {
         "name": config.name,
         "model": title(config),
@@ -152,8 +152,9 @@ def content(path: Path) -> dict[str, Any]:
         "generated": generated,
         "classes": list(class_rows(path / "class_mse.csv")) if metrics else [],
         "command": shlex.join(["python", "-m", "vae_lab.train", *again(path, given, config)]),
-        "resume": shlex.join(["python", "-m", "vae_lab.train", f"resume={literal(str(relative(path.absolute())))}"]),
+        "resume": resume(path),
         "revision": source.get("git/revision"),
+        "begun_with": begun.get("git/revision", source.get("git/revision")),
         "versions": {key.partition("/")[2]: value for key, value in source.items() if key.startswith("version/")},
         "yaml": OmegaConf.to_yaml(config),
     }
@@ -161,7 +162,6 @@ def content(path: Path) -> dict[str, Any]:
 
 def title(config: DictConfig) -> str:
     """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
-    from vae_lab.config import has_density
     from vae_lab.model import in_words
 
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
@@ -177,13 +177,22 @@ def class_name(part: Any) -> str:
     return str(part.get("_target_") or "").rpartition(".")[2]
 
 
+def resume(path: Path) -> str | None:
+    """Return the command that goes on with a run; None where it has no checkpoint yet."""
+    if not (path / "checkpoints" / "last.ckpt").exists():
+        return None
+    return shlex.join(["python", "-m", "vae_lab.train", f"resume={literal(str(relative(path.absolute())))}"])
+
+
 def facts(metrics: Mapping[str, Any]) -> list[str]:
     """Return how much was trained, and what the numbers are of."""
     if "checkpoint" not in metrics:
-        return [f"After epoch {metrics['epoch']}."] if metrics else []
+        return [f"After epoch {metrics['epoch']}."] if "epoch" in metrics else []
+    epochs = metrics.get("epochs", 0)
     epoch = f", epoch {metrics['checkpoint_epoch']}" if "checkpoint_epoch" in metrics else ""
     return [
-        f"{metrics.get('epochs', 0)} epochs, {metrics.get('steps', 0):,} steps in {metrics.get('seconds', 0):,.0f} s.",
+        f"{epochs} epoch{'s' if epochs != 1 else ''}, {metrics.get('steps', 0):,} steps in "
+        f"{metrics.get('seconds', 0):,.0f} s.",
         f"The numbers are those of {metrics['checkpoint']}{epoch}; a figure says which epoch it is of.",
     ]
 
@@ -203,7 +212,7 @@ def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], list[Number]]:
     for key, value in metrics.items():
         stage, slash, name = key.partition("/")
         if slash and isinstance(value, float):
-            found.setdefault(name, {})[stage] = f"{value:.6g}"
+            found.setdefault(name, {})[stage] = f"{value:,.1f}" if abs(value) >= 1e5 else f"{value:.6g}"
     stages = [stage for stage in ("train", "val", "test") if any(stage in values for values in found.values())]
     return stages, [Number(name, MEANINGS.get(name, ""), values) for name, values in found.items()]
 
@@ -212,7 +221,7 @@ def headline(stages: Sequence[str], numbers: Sequence[Number]) -> list[tuple[str
     """Return the few numbers that a reader looks for first, of the last stage that there is."""
     chosen = ("elbo", "elbo_unnormalised", "kl", "mse")
     return [
-        (f"{stages[-1]}/{number.name}", f"{float(number.values[stages[-1]]):.4g}")
+        (f"{stages[-1]}/{number.name}", number.values[stages[-1]])
         for number in numbers
         if number.name in chosen and stages[-1] in number.values
     ]
@@ -228,12 +237,14 @@ def settings(config: DictConfig) -> Iterator[Setting]:
     defaults = compose("train", [])[0]
     plain: Any = OmegaConf.to_container(defaults)
     expressions, there = dict(runs.flat(plain)), dict(runs.flat(OmegaConf.to_container(config)))
-    found = {change.key: change for change in runs.changes(defaults, config) if change.key in there}
+    found = {change.key: change for change in runs.changes(defaults, config)}
     targets = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
     swapped = [each for each in targets if not any(each.startswith(f"{other}.") for other in targets)]
     for key, change in found.items():
         part = next((part for part in swapped if key.startswith(f"{part}.")), None)
-        if part is None and not follows(config, key, expressions.get(key)):
+        if part is None and key not in there:
+            yield Setting(key, "not there", literal(change.old))
+        elif part is None and not follows(config, key, expressions.get(key)):
             yield Setting(key, literal(change.new), literal(change.old) if key in expressions else "")
     for part in swapped:
         now, before = (OmegaConf.select(each, part) for each in (config, defaults))
@@ -254,24 +265,6 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
     return OmegaConf.select(whole, key) == OmegaConf.select(config, key)
 
 
-def literal(value: Any) -> str:
-    """Return a value as Hydra's command line takes it.
-
-    >>> literal({"a": [1, None, True], "b": "x, y"})
-    "{a: [1, null, true], b: 'x, y'}"
-    """
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {literal(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(literal(each) for each in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if not isinstance(value, str):
-        return str(value)
-    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false")
-    return value if plain and value.lower() not in ("nan", "inf") else "'" + value.replace("'", r"\'") + "'"
-
-
 def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
     """Return what makes the same training again: what was said, and what has changed since, when it went on.
 
@@ -284,8 +277,10 @@ def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
     begun = runs.read_yaml(file) if file.exists() else OmegaConf.create()
     before, after = (dict(runs.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
     changed = {key: after[key] for key in before if key in after and before[key] != after[key]}
-    kept = [each for each in given if each.partition("=")[0].lstrip("+") not in changed]
-    return kept + [f"{key}={literal(value)}" for key, value in changed.items()]
+    keys = {each: each.partition("=")[0].lstrip("+") for each in given}
+    plus = {key: "+" * each.count("+", 0, each.index(key)) for each, key in keys.items()}
+    kept = [each for each in given if keys[each] not in changed]
+    return kept + [f"{plus.get(key, '')}{key}={literal(value)}" for key, value in changed.items()]
 
 
 def drawn(path: Path, words: Mapping[str, str]) -> Iterator[Shown]:
@@ -304,20 +299,23 @@ def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[Shown]:
     """Yield the figures that were made of the finished run."""
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
-            yield Shown(file.name, words.get(file.stem, ""), picture(file, file.name))
+            yield Shown(file.name, words.get(file.stem, ""), picture(file, "of the finished run"))
 
 
 def fitting(figures: Sequence[Shown], generated: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:
-    """Return the same without the pictures that the page has no room for: earlier ones go first."""
-    room = MOST_BYTES - sum(len(each.last.data) for each in figures)
-    kept, shorter = [], []
-    for each in generated:
-        room -= len(each.last.data)
-        kept.append(each if room >= 0 else each._replace(last=each.last._replace(data="")))
-    for each in figures:
-        room -= sum(len(picture.data) for picture in each.earlier)
-        shorter.append(each if room >= 0 else each._replace(earlier=()))
-    return shorter, kept
+    """Return the same without the pictures that the page has no room for: the earlier ones are the first to go."""
+    room = MOST_BYTES
+
+    def fit(picture: Picture) -> Picture:
+        nonlocal room
+        if len(picture.data) > room:
+            return picture._replace(data="")
+        room -= len(picture.data)
+        return picture
+
+    figures = [each._replace(last=fit(each.last)) for each in figures]
+    generated = [each._replace(last=fit(each.last)) for each in generated]
+    return [each._replace(earlier=[one for one in map(fit, each.earlier) if one.data]) for each in figures], generated
 
 
 def captions(config: DictConfig) -> dict[str, str]:
@@ -353,10 +351,11 @@ def picture(file: Path, words: str) -> Picture:
             image.load()
             width, height = image.size
             if kind == "png" and len(data) > LOSSLESS:
-                smaller, kind = io.BytesIO(), "webp"
-                image.convert("RGB").save(smaller, "WEBP", quality=90, method=2)
-                data = smaller.getvalue()
-    except (OSError, SyntaxError) as error:  # the second is Pillow's, of a broken PNG
+                smaller, kind, colors = io.BytesIO(), "webp", image.convert("RGB")
+                colors.thumbnail((LONGEST, LONGEST))
+                colors.save(smaller, "WEBP", quality=90, method=2)
+                data, (width, height) = smaller.getvalue(), colors.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is of a broken PNG
         raise DataError(f"{file} is damaged: {error}") from error
     return Picture(words, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
 

@@ -31,6 +31,8 @@ from vae_lab.objectives import Compiled
 # when a run goes on
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")
 
+OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # what a run that goes on has no more
+
 
 @dataclass(frozen=True)
 class Run:
@@ -58,14 +60,10 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance:
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
         if is_new(path):
+            (path / ".hydra" / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
             OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
             OmegaConf.save(config, path / ".hydra" / "config.yaml")
-        (path / ".hydra" / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
-        for name in (
-            "metrics.json",
-            "class_mse.csv",
-            "report.html",
-        ):  # of a run that goes on: it has not ended any more
+        for name in OF_AN_END:
             (path / name).unlink(missing_ok=True)
         OmegaConf.save(config, path / "config.yaml", resolve=True)
 

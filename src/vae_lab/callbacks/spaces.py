@@ -26,7 +26,7 @@ class LatentMap(Drawing):
     """
 
     look_for: ClassVar[str] = (
-        "Classes should be apart. Where there is a prior, they nearly fill its circles together: a heap at the "
+        "Are classes apart? Where there is a prior, they nearly fill its circles together: a heap at the "
         "origin is a posterior that tells nothing, and samples hardly reach what lies far outside."
     )
     name: str = "latent_map"
