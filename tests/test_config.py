@@ -88,6 +88,15 @@ def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
     assert composed("likelihood=bernoulli", "model=gaussian_mlp").likelihood._target_.endswith("Bernoulli")
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "experiment=nonsense"), ("generate", "data=nonsense"), ("evaluate", "data=nonsense")],
+)
+def test_a_group_that_may_be_empty_still_refuses_what_is_not_there(command: str, option: str) -> None:
+    with pytest.raises(ConfigError, match="Could not find .*nonsense"):
+        compose(command, [option])
+
+
 def test_experiments_come_from_a_folder_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(

@@ -356,7 +356,7 @@ def picture(file: Path, words: str) -> Picture:
                 colors.save(smaller, "WEBP", quality=90, method=2)
                 data, (width, height) = smaller.getvalue(), colors.size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is of a broken PNG
-        raise DataError(f"{file} is damaged: {error}") from error
+        raise DataError(f"{file} is damaged: it is no picture that can be read") from error
     return Picture(words, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
 
 
