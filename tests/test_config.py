@@ -93,7 +93,7 @@ def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
     [("train", "experiment=nonsense"), ("generate", "data=nonsense"), ("evaluate", "data=nonsense")],
 )
 def test_a_group_that_may_be_empty_still_refuses_what_is_not_there(command: str, option: str) -> None:
-    with pytest.raises(ConfigError, match="Could not find .*nonsense"):
+    with pytest.raises(ConfigError, match=r"Could not find .*nonsense"):
         compose(command, [option])
 
 
