@@ -250,10 +250,10 @@ def settings(config: DictConfig) -> Iterator[Setting]:
         now, before = (OmegaConf.select(each, part) for each in (config, defaults))
         values = [
             f"{key}={literal(value)}"
-            for key, value in runs.flat(OmegaConf.to_container(now))
+            for key, value in runs.flat(OmegaConf.to_container(now) if now else {})
             if value is not None and not key.rpartition(".")[2].startswith("_")
         ]
-        yield Setting(part, " ".join([class_name(now), *values]), class_name(before or {}))
+        yield Setting(part, " ".join([class_name(now or {}) or "none", *values]), class_name(before or {}))
 
 
 def follows(config: DictConfig, key: str, default: Any) -> bool:
