@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -202,6 +203,27 @@ def test_pictures_stand_side_by_side(gallery: ModuleType) -> None:
     row = gallery.beside([Image.new("L", (10, 20), 0), Image.new("RGB", (30, 30), (255, 0, 0))], height=40)
     assert row.size == (20 + 40, 40)
     assert [row.getpixel((x, 20)) for x in (10, 40)] == [(0, 0, 0), (255, 0, 0)]
+
+
+def test_the_gallery_is_made_by_the_commands_of_a_page(
+    gallery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = "data=digits latent_dim=2 encoder.hidden=[8] decoder.hidden=[8] trainer.max_epochs=1 callbacks=none"
+    (tmp_path / "docs").mkdir()
+    lines = (
+        f"python -m vae_lab.train {small} hydra.run.dir=outputs/manifold",
+        "python -m vae_lab.generate run=outputs/manifold figure=[manifold,latent_map] n=9 out=outputs/gallery/manifold",
+    )
+    (tmp_path / "docs" / "page.md").write_text("\n".join(("```bash", *lines, "```\n")))
+    old = tmp_path / "outputs" / "gallery" / "manifold" / "old.png"  # of a command that was changed since
+    old.parent.mkdir(parents=True)
+    Image.new("RGB", (200, 200)).save(old)
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(gallery, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(gallery, "PAGE", tmp_path / "docs" / "page.md")
+    gallery.main()
+    made = {file.name for file in (tmp_path / "docs" / "gallery").iterdir()}
+    assert made == {"manifold_manifold.webp", "manifold_latent_map.webp", "cover.webp"}
 
 
 def test_the_gallery_runs_every_command_of_the_page(gallery: ModuleType) -> None:

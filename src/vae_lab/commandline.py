@@ -22,6 +22,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -63,12 +64,7 @@ def literal(value: Any) -> str:
     if not isinstance(value, str):
         return str(value)
     plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII) and value.lower() not in ("null", "true", "false")
-    return value if plain and value.lower() not in ("nan", "inf") else f"'{escaped(value)}'"
-
-
-def escaped(text: str) -> str:
-    """Return a text to stand in Hydra's quotes: a quote behind a backslash, whose own backslashes are doubled."""
-    return re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return value if plain and value.lower() not in ("nan", "inf") else QuotedString(value, Quote.single).with_quotes()
 
 
 def job_dir(overrides: str) -> str:
