@@ -30,12 +30,12 @@ import torch
 import bare
 import page
 from in_turns import InTurns, Parts
-from vae_lab import linear
 from vae_lab.callbacks import Curves, Drawing
 from vae_lab.commandline import environment
 from vae_lab.model import Batch
 from vae_lab.objectives import Compiled
 from vae_lab.train import revision, train
+from vae_lab.workarounds import onednn
 
 HERE = Path(__file__).resolve().parent
 MLP = "model=bernoulli_mlp"
@@ -283,12 +283,12 @@ def silent() -> Iterator[None]:
 @contextmanager
 def torchs_linear() -> Iterator[None]:
     """Take torch's own linear layer, in silence."""
-    before, linear.FASTER = linear.FASTER, False
+    before, onednn.FASTER = onednn.FASTER, False
     try:
         with silent():
             yield
     finally:
-        linear.FASTER = before
+        onednn.FASTER = before
 
 
 def write_random_mnist(root: Path, images: int) -> None:
@@ -310,7 +310,7 @@ def machine() -> dict[str, Any]:
         processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
     return {
         "processor": processor,
-        "onednn": linear.FASTER and not torch.cuda.is_available(),
+        "onednn": onednn.FASTER and not torch.cuda.is_available(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -39,9 +39,9 @@ ratio of seconds of a validation's 6,000 images.{more}
 FASTER = """
 The linear layers are why it can be faster than the loop: torch multiplies float32 matrices on a CPU by MKL, which
 leaves the AVX-512 instructions of AMD's processors unused; on those ours multiply by oneDNN
-([linear.py](../src/vae_lab/linear.py)). Elsewhere they are torch's, as in the row "torch's linear layer", where it is
-there. All other rows in float32 have this gain, and `conv` that of convolutions whose channels lie side by side in
-memory (`channels_last`), which the bare loop leaves as torch makes them.
+([onednn.py](../src/vae_lab/workarounds/onednn.py)). Elsewhere they are torch's, as in the row "torch's linear layer",
+where it is there. All other rows in float32 have this gain, and `conv` that of convolutions whose channels lie side by
+side in memory (`channels_last`), which the bare loop leaves as torch makes them.
 """
 
 PARTS = """\

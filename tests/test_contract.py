@@ -65,14 +65,12 @@ class TwoLayers(nn.Module):
         z1 = first.rsample((samples,))  # (K, B, 4)
         second = self.upper(z1)
         z2 = second.rsample()  # (K, B, 2)
-        p = self.decoder(z1)
         return Draw(
             z=(z1, z2),
             q=(first, second),
-            p=p,
-            log_likelihood=p.log_prob(batch.target),
-            log_prior=self.prior(self.lower).log_prob(z2) + self.between(z2).log_prob(z1),
-            log_posterior=first.log_prob(z1) + second.log_prob(z2),
+            p=self.decoder(z1),
+            target=batch.target,
+            prior=(self.between(z2), self.prior(self.lower)),
         )
 
     def reconstruct(self, q: tuple[Distribution, ...]) -> Distribution:

@@ -7,10 +7,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from conftest import LATENT, make_batch, make_vae
-from vae_lab import linear, posteriors
+from vae_lab import posteriors
 from vae_lab.likelihoods import Gaussian
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Compiled, Elbo, Reconstruction, elbo_terms
+from vae_lab.workarounds import onednn
 
 
 @pytest.fixture
@@ -156,9 +157,10 @@ def test_elbo_refuses_what_cannot_work(options: dict) -> None:
 @pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
 def test_compiled_it_gives_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        monkeypatch.setattr(linear, "FASTER", True)
-        monkeypatch.setattr(linear, "SMALLEST", 0)
+        monkeypatch.setattr(onednn, "FASTER", True)
+        monkeypatch.setattr(onednn, "SMALLEST", 0)
     vae, objective = make_vae(), Elbo(beta=2.0, warmup_steps=5)
+    onednn.use(vae)
     for _ in range(2):  # a second training in the same process
         compiled = Compiled(objective)
         counters.clear()

@@ -1,6 +1,5 @@
 """How a checkpoint is written and read: tensors and plain values, never code."""
 
-from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,6 +11,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import DataError
 from vae_lab.files import replacing
+from vae_lab.workarounds.lightning import QuickStateKey
 
 
 def writers(folder: Path, monitor: str | None, every: int | None = None) -> list[ModelCheckpoint]:
@@ -53,13 +53,8 @@ class Files(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-class Movable(ModelCheckpoint):
+class Movable(QuickStateKey, ModelCheckpoint):
     """Keeps checkpoints, and still knows the best after the run's directory was moved."""
-
-    @cached_property
-    def state_key(self) -> str:  # asked for at every hook of every step
-        """The name of the callback's state in a checkpoint."""
-        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over which checkpoint is the best so far, where it lies now."""

@@ -4,13 +4,11 @@ Nothing heavy is imported here, so that `--help`, `--cfg job` and tab completion
 """
 
 import hashlib
-import logging
 import os
 import re
 import secrets
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -31,6 +29,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vae_lab.config import Config, Evaluate, Generate, Report
 from vae_lab.errors import ConfigError, DataError, VaeLabError
+from vae_lab.workarounds.hydra import share_config_store
 
 PACKAGE = Path(__file__).resolve().parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())  # a wheel, a checkout
@@ -91,6 +90,7 @@ def store_types() -> None:
 
 
 store_types()
+share_config_store()
 
 
 def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -254,38 +254,3 @@ def table(results: dict[str, float]) -> str:
     rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]
     rows += [f"{name:{width}}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
     return "\n".join(rows)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what Lightning says on every run and nobody can act on, and put back what it sets for the process."""
-    import torch
-
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    # the last is the compiler's, about a CUDA that is not used
-    levels = {
-        "pytorch_lightning": logging.WARNING,
-        "pytorch_lightning.profilers": logging.INFO,  # somebody asked for it
-        "torch.utils.cpp_extension": logging.ERROR,
-    }
-    before = {name: logging.getLogger(name).level for name in levels}
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    with warnings.catch_warnings():
-        for said in (
-            "does not have many workers",
-            "smaller than the logging interval",
-            "treespec",
-            "is not empty",
-            "sync_dist",
-            "across ranks is zero",
-            "could not find the monitored key",
-            "Be aware that when using",
-        ):
-            warnings.filterwarnings("ignore", f".*{said}")
-        try:
-            yield
-        finally:
-            for name, level in before.items():
-                logging.getLogger(name).setLevel(level)
-            torch.use_deterministic_algorithms(deterministic)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, fit_for_a_path, launch, quiet, relative, table
+from vae_lab.commandline import compose, fit_for_a_path, launch, relative, table
 from vae_lab.config import SEED, check_values, or_null
 
 if TYPE_CHECKING:  # heavy, and not for --help
@@ -40,6 +40,7 @@ def run(config: DictConfig) -> dict[str, float]:
     from vae_lab import callbacks, runs
     from vae_lab.files import replacing
     from vae_lab.view import View
+    from vae_lab.workarounds import lightning
 
     found = Path(config.run)
     changed = bool(config.data) or config.seed is not None
@@ -52,7 +53,7 @@ def run(config: DictConfig) -> dict[str, float]:
         out.mkdir(parents=True, exist_ok=True)
     device = next(tested.module.parameters()).device
     precision = tested.config.trainer.get("precision")
-    with quiet():
+    with lightning.quiet(), lightning.environment():
         trainer = pl.Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],

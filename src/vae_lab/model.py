@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions.utils import lazy_property
 from torch.func import functional_call
 
 Shape = tuple[int, ...]
-Later = Tensor | Callable[[], Tensor | None] | None
 
 
 class Batch(NamedTuple):
@@ -19,65 +21,65 @@ class Batch(NamedTuple):
     Attributes:
         input: what the encoder sees, maybe noisy or grey (B, C, H, W).
         target: what the likelihood scores (B, C, H, W).
-        label: class of each image (B,), int64.
+        label: class of each image (B,), int64; None where there are no classes.
     """
 
     input: Tensor
     target: Tensor
-    label: Tensor
+    label: Tensor | None = None
 
 
+@dataclass(eq=False)
 class Draw:
-    """What one pass with K samples gives, and all that an objective may touch. Logarithms are in nats.
+    """One pass through the model with K samples: all that an objective sees. Logarithms are in nats.
 
-    The last three cost a part of a step, and hardly an objective wants all of them: each may be given as a function,
-    which is called when it is first looked at.
+    A model with several stochastic layers gives tuples, with one entry for each layer.
 
-    Attributes:
-        z: samples from q (K, B, D), or a tuple of them where the model has several stochastic layers.
-        q: the posterior q(z|x), batch shape (B,), or a tuple of them.
-        p: the likelihood p(x|z), batch shape (K, B).
-        log_likelihood: log p(x|z) (K, B).
-        log_prior: log p(z) (K, B); None for a point posterior.
-        log_posterior: log q(z|x) (K, B); None for a point posterior.
-        kl: KL(q‖p(z)) of each dimension (B, D) where both factorise and torch knows it; else None.
+    Args:
+        z: samples from q (K, B, D).
+        q: posterior q(z|x), batch shape (B,).
+        p: likelihood p(x|z), batch shape (K, B).
+        target: images that the likelihood scores (B, C, H, W).
+        prior: p(z); None for a point posterior, which has no density.
+        scored: the posterior that `log_posterior` is taken of: q, or q with its parameters cut from the graph.
     """
 
-    def __init__(
-        self,
-        z: Tensor | tuple[Tensor, ...],
-        q: Distribution | tuple[Distribution, ...],
-        p: Distribution,
-        log_likelihood: Tensor,
-        log_prior: Later = None,
-        log_posterior: Later = None,
-        kl: Later = None,
-    ) -> None:
-        self.z, self.q, self.p, self.log_likelihood = z, q, p, log_likelihood
-        self._later = {"log_prior": log_prior, "log_posterior": log_posterior, "kl": kl}
-        self._has_gradients = torch.is_grad_enabled()  # as when it was drawn, whoever looks first
+    z: Tensor | tuple[Tensor, ...]
+    q: Distribution | tuple[Distribution, ...]
+    p: Distribution
+    target: Tensor
+    prior: Distribution | tuple[Distribution, ...] | None = None
+    scored: Distribution | tuple[Distribution, ...] | None = None
 
-    @property
+    # torch's lazy property and not functools's, which torch.compile does not know on Python 3.11
+    @lazy_property
+    def log_likelihood(self) -> Tensor:
+        """log p(x|z) (K, B)."""
+        return self.p.log_prob(self.target)
+
+    @lazy_property
     def log_prior(self) -> Tensor | None:
-        """Log p(z) (K, B)."""
-        return self._now("log_prior")
+        """log p(z) (K, B), summed over the layers; None for a point posterior."""
+        return None if self.prior is None else log_prob(self.prior, self.z)
 
-    @property
+    @lazy_property
     def log_posterior(self) -> Tensor | None:
-        """Log q(z|x) (K, B)."""
-        return self._now("log_posterior")
+        """log q(z|x) (K, B), summed over the layers; None for a point posterior."""
+        return None if self.prior is None else log_prob(self.scored or self.q, self.z)
 
-    @property
+    @lazy_property
     def kl(self) -> Tensor | None:
-        """KL(q‖p(z)) of each dimension (B, D)."""
-        return self._now("kl")
+        """KL(q‖p(z)) of each dimension (B, D); None where it has no closed form, as for several layers."""
+        if isinstance(self.q, Distribution) and isinstance(self.prior, Distribution):
+            return kl_per_dimension(self.q, self.prior)
+        return None
 
-    def _now(self, name: str) -> Tensor | None:
-        value = self._later[name]
-        if callable(value):
-            with torch.set_grad_enabled(self._has_gradients):
-                value = self._later[name] = value()
-        return value
+
+def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return log-probabilities (K, B) of samples, summed over the layers where there are several."""
+    distributions = distribution if isinstance(distribution, tuple) else (distribution,)
+    samples = z if isinstance(z, tuple) else (z,)
+    return reduce(torch.add, [each.log_prob(value) for each, value in zip(distributions, samples, strict=True)])
 
 
 class Head(Protocol):
@@ -186,21 +188,13 @@ class VAE(nn.Module):
         outputs = self.encoder.outputs(batch.input)
         q = self.encoder.distribution(outputs)
         z = q.rsample(torch.Size([samples]))  # (K, B, D)
-        p = self.decode(z)
-        log_likelihood = p.log_prob(batch.target)  # (K, B)
-        if not self.encoder.has_density:
-            return Draw(z, q, p, log_likelihood)
-        scored = self.encoder.distribution(outputs, detach=True) if detach else q
-        prior = self.prior(self.encode)
         return Draw(
             z,
             q,
-            p,
-            log_likelihood,
-            log_prior=lambda: prior.log_prob(z),
-            # the very z that was sampled: a flow with a cache need not invert itself, unless detached
-            log_posterior=lambda: scored.log_prob(z),
-            kl=lambda: kl_per_dimension(q, prior),
+            p=self.decoder(z),
+            target=batch.target,
+            prior=self.prior(self.encode) if self.encoder.has_density else None,
+            scored=self.encoder.distribution(outputs, detach=True) if detach else q,
         )
 
 

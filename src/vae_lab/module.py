@@ -15,11 +15,12 @@ from vae_lab.metrics import Sums, squared_error
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Terms, elbo_terms
 from vae_lab.schedulers import Plateau
+from vae_lab.workarounds.lightning import QuickHookName
 
 UNNORMALISED = "_unnormalised"  # ends the names of numbers that no density is behind
 
 
-class VAEModule(LightningModule):
+class VAEModule(QuickHookName, LightningModule):
     """Trains a VAE, and reports ELBO, likelihood, KL and squared error in validation and test.
 
     Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
@@ -53,13 +54,6 @@ class VAEModule(LightningModule):
         self.vectors: dict[str, list[float]] = {}  # the same of what has a value for each latent: val/kl_per_dimension
         self.epoch = 0  # how many the weights have seen
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes which hook it is in, forty times a step, and torch looks at each note whether it is a module
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer over all parameters, and the scheduler where there is one.
 
@@ -84,7 +78,7 @@ class VAEModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         loss, terms = self.objective(self.vae, batch, self.global_step)
-        self.terms = self.sums.add({"loss": loss.expand(len(batch.label)), **self.labelled(terms)})
+        self.terms = self.sums.add({"loss": loss.expand(len(batch.target)), **self.labelled(terms)})
         if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
             self.log("loss", loss, prog_bar=True, logger=False)
         return loss

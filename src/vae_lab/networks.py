@@ -10,8 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vae_lab.linear import Linear
-
 Shape = tuple[int, ...]
 Network = Callable[[Shape, Shape], nn.Module]
 Names = str | Sequence[str | None] | None
@@ -64,7 +62,7 @@ class MLP(nn.Sequential):
             behind.append([])
         layers: list[nn.Module] = [nn.Flatten()]
         for (fan_in, fan_out), steps in zip(pairwise(widths), behind, strict=True):
-            layers += [Linear(fan_in, fan_out), *steps]
+            layers += [nn.Linear(fan_in, fan_out), *steps]
         super().__init__(*layers, nn.Unflatten(1, out_shape))
         initialise(self, init)
 

@@ -27,6 +27,7 @@ from vae_lab.files import replacing
 from vae_lab.model import VAE, Batch, Conditional
 from vae_lab.module import VAEModule
 from vae_lab.objectives import Compiled
+from vae_lab.workarounds import onednn
 
 # when a run goes on
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")
@@ -314,8 +315,10 @@ def build_module(config: DictConfig) -> VAEModule:
     objective = build(config, "objective")
     if config.compile and isinstance(objective, nn.Module):
         raise ConfigError(f"compile=true takes no objective with weights of its own, as {type(objective).__name__} has")
+    vae = VAE(encoder, decoder, prior)
+    onednn.use(vae)
     module = VAEModule(
-        VAE(encoder, decoder, prior),
+        vae,
         Compiled(objective) if config.compile else objective,
         build(config, "optimizer"),
         build(config, "scheduler") or None,

@@ -1,7 +1,6 @@
 """Train one model: `python -m vae_lab.train model=bernoulli_mlp latent_dim=2`."""
 
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import __version__, report
-from vae_lab.commandline import compose, environment, in_a_job, launch, quiet, relative, table, write_traceback
+from vae_lab.commandline import compose, in_a_job, launch, relative, table, write_traceback
 from vae_lab.config import check, has_density, is_normalised, validates
 from vae_lab.errors import ConfigError
 
@@ -70,14 +69,15 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
                 "%s has ended before: nothing to train%s", relative(path), f": open {relative(page)}" if page else ""
             )
             return runs.load(path)
-    with quiet():
+    from vae_lab.workarounds import lightning
+
+    with lightning.quiet(), lightning.environment():
         return fit(config, path, overrides)
 
 
 def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     """Build, train from the last checkpoint where there is one, test the best, and write down the numbers."""
     import pytorch_lightning as pl
-    import torch
     from pytorch_lightning.utilities import rank_zero_only
 
     from vae_lab import checkpoints, loggers, runs
@@ -113,11 +113,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
     say = rank_zero_only(log.info)
     settings = OmegaConf.to_container(config, resolve=True)
-    kept = environment("WANDB_MODE", os.environ.get("WANDB_MODE"))  # Lightning sets it for the whole process
-    # Lightning sets this, too: where there is no CUDA, every step of an optimizer would look for NVIDIA's library
-    check = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    unasked = environment(check, os.environ.get(check) if torch.cuda.is_available() else None)
-    with recorded(path), kept, unasked, loggers.in_use(trainer.loggers, settings):
+    with recorded(path), loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         if left_out:
@@ -178,7 +174,7 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
     from pytorch_lightning.plugins.io import CheckpointIO
 
     from vae_lab import checkpoints, loggers, runs
-    from vae_lab.callbacks import NoProfiler
+    from vae_lab.workarounds import lightning
 
     bar = config.trainer.enable_progress_bar
     if bar is None:
@@ -202,7 +198,7 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
             ],
             enable_progress_bar=bar,
             plugins=plugins,
-            **({} if config.trainer.get("profiler") else {"profiler": NoProfiler()}),
+            **({} if config.trainer.get("profiler") else {"profiler": lightning.profiler()}),
         )
 
 

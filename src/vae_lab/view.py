@@ -183,6 +183,7 @@ class View:
     def encode(self, batch: Batch) -> Codes:
         """Return the posteriors of a batch."""
         q = self.vae.encode(batch.input)
+        assert batch.label is not None
         if not self.has_density:
             return Codes(q.mean.float().cpu(), None, None, batch.label.cpu())
         kl = kl_per_dimension(q, self.vae.prior(self.vae.encode))

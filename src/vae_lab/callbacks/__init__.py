@@ -1,6 +1,6 @@
 """Callbacks of a training: what is drawn and when, what is measured. `conf/callbacks` has a YAML for each figure."""
 
-from vae_lab.callbacks.clock import Clock, NoProfiler
+from vae_lab.callbacks.clock import Clock
 from vae_lab.callbacks.drawing import Drawing, write
 from vae_lab.callbacks.images import (
     ClassSamples,
@@ -27,7 +27,6 @@ __all__ = [
     "LatentBars",
     "LatentMap",
     "Manifold",
-    "NoProfiler",
     "Reconstructions",
     "Samples",
     "Transition",

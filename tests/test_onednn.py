@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from vae_lab import linear
-from vae_lab.linear import Linear
+from vae_lab.networks import MLP
+from vae_lab.workarounds import onednn
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN for this processor"
@@ -18,16 +18,15 @@ pytestmark = pytest.mark.skipif(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Multiply by oneDNN whatever the processor and the size, and count it."""
     counted: list[int] = []
-    apply = linear.Product.apply
-    monkeypatch.setattr(linear, "FASTER", True)
-    monkeypatch.setattr(linear, "SMALLEST", 0)
-    monkeypatch.setattr(linear.Product, "apply", lambda *arguments: counted.append(1) or apply(*arguments))
+    apply = onednn.Product.apply
+    monkeypatch.setattr(onednn, "SMALLEST", 0)
+    monkeypatch.setattr(onednn.Product, "apply", lambda *arguments: counted.append(1) or apply(*arguments))
     return counted
 
 
-def layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
+def layers(bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
     torch.manual_seed(0)
-    ours, torchs = Linear(30, 20, bias=bias), nn.Linear(30, 20, bias=bias)
+    ours, torchs = onednn.Linear(30, 20, bias=bias), nn.Linear(30, 20, bias=bias)
     torchs.load_state_dict(ours.state_dict())
     return ours, torchs
 
@@ -75,9 +74,9 @@ def test_small_matrices_other_types_and_autocast_are_torchs(calls: list[int], mo
         assert torch.equal(ours(x), torchs(x))
     assert ours.double()(x.double()).dtype == torch.float64
     ours.float()
-    monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20 + 1)
+    monkeypatch.setattr(onednn, "SMALLEST", 50 * 30 * 20 + 1)
     assert torch.equal(ours(x), torchs(x))
-    monkeypatch.setattr(linear, "SMALLEST", 50 * 30 * 20)
+    monkeypatch.setattr(onednn, "SMALLEST", 50 * 30 * 20)
     with monkeypatch.context() as patch:
         patch.setattr(type(torch.backends.mkldnn), "enabled", False)
         assert torch.equal(ours(x), torchs(x))
@@ -96,7 +95,7 @@ def test_derivatives_forward_are_torchs(calls: list[int]) -> None:
 
 
 def test_the_file_can_be_read_again() -> None:
-    importlib.reload(linear)
+    importlib.reload(onednn)
 
 
 def test_transforms_of_functions_go_through(calls: list[int]) -> None:
@@ -107,17 +106,32 @@ def test_transforms_of_functions_go_through(calls: list[int]) -> None:
     assert not calls
 
 
-def test_where_it_is_not_faster_it_is_torchs(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "FASTER", False)
+@pytest.mark.parametrize(("faster", "without", "used"), [(True, "", True), (False, "", False), (True, "onednn", False)])
+def test_layers_are_replaced_where_it_is_faster_and_not_switched_off(
+    monkeypatch: pytest.MonkeyPatch, faster: bool, without: str, used: bool
+) -> None:
+    monkeypatch.setattr(onednn, "FASTER", faster)
+    monkeypatch.setenv("VAE_LAB_WITHOUT", without)
+    network = MLP((4,), (2,), hidden=(3,))
+    onednn.use(network)
+    expected = onednn.Linear if used else nn.Linear
+    assert {type(layer) for layer in network.modules() if isinstance(layer, nn.Linear)} == {expected}
+
+
+def test_it_is_exported_as_torchs(calls: list[int]) -> None:
     ours, torchs = layers()
-    assert torch.equal(ours(torch.ones(50, 30)), torchs(torch.ones(50, 30)))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(ours, (torch.randn(50, 30),), dynamic_shapes=({0: batch},))
+    assert "vae_lab" not in str(program.graph)
+    x = torch.randn(7, 30)
+    assert torch.equal(program.module()(x), torchs(x))
     assert not calls
 
 
 def test_it_is_faster_on_amds_avx512_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not linear.is_faster()
+    assert not onednn.is_faster()
     if capability == "AVX512":
         monkeypatch.undo()
-        assert linear.is_faster() == ("AuthenticAMD" in Path("/proc/cpuinfo").read_text())
+        assert onednn.is_faster() == ("AuthenticAMD" in Path("/proc/cpuinfo").read_text())

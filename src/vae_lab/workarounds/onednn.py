@@ -1,8 +1,8 @@
-"""A linear layer that multiplies by oneDNN on processors where torch's own float32 products use half of what they have.
+"""Workaround for torch's float32 matrix products on AMD processors: `onednn` multiplies them by oneDNN.
 
 torch multiplies float32 matrices on a CPU by MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
-brings for convolutions and for bfloat16, uses it on all of them: on AMD's it takes about half the time, and the results
-differ by rounding only.
+ships for convolutions and for bfloat16, uses it on all of them. Without this, an epoch of a small MLP takes about 1.4
+times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ by rounding only.
 """
 
 from pathlib import Path
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-SMALLEST = 2_000_000  # multiplications from which on the gain is more than what a call costs
+from vae_lab.workarounds import enabled
+
+SMALLEST = 2_000_000  # multiplications from which on the gain exceeds the cost of a call
 
 
 def is_faster() -> bool:
@@ -25,11 +27,19 @@ def is_faster() -> bool:
     try:
         with Path("/proc/cpuinfo").open() as file:
             return "AuthenticAMD" in file.read(500)
-    except OSError:  # another system: whose processor it is cannot be told
+    except OSError:  # another operating system, which does not tell the vendor
         return False
 
 
 FASTER = is_faster()
+
+
+def use(module: nn.Module) -> None:
+    """Turn every `torch.nn.Linear` of a module into `Linear`, in place, where that is faster."""
+    if FASTER and enabled("onednn"):
+        for layer in module.modules():
+            if type(layer) is nn.Linear:
+                layer.__class__ = Linear
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -38,12 +48,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def product_shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
-    """Return what `product` does, without its values."""
+    """Return an empty tensor of the shape that `product` returns."""
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
 # an operator under a name of its own: torch.compile takes oneDNN's only with weights that never change
-if not hasattr(torch.ops.vae_lab, "product"):  # this file is read again
+if not hasattr(torch.ops.vae_lab, "product"):  # this file may be reloaded
     library = torch.library.Library("vae_lab", "FRAGMENT")
     library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     library.impl("product", product, "CPU")
@@ -51,7 +61,7 @@ if not hasattr(torch.ops.vae_lab, "product"):  # this file is read again
 
 
 class Product(torch.autograd.Function):
-    """`product` with its derivatives, which are products, and so have theirs."""
+    """`product` with its derivatives, which are products, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,7 +71,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of what is asked for."""
+        """Return the gradients that are needed."""
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -72,27 +82,21 @@ class Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, by oneDNN for large float32 matrices on a CPU where that is faster.
-
-    >>> layer = Linear(3, 2)
-    >>> layer(torch.zeros(5, 3)).shape
-    torch.Size([5, 2])
-    """
+    """`torch.nn.Linear`, by oneDNN for large float32 matrices on a CPU; traced and exported as torch's own."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b (..., out_features) of x (..., in_features)."""
-        if FASTER and self._is_for_onednn(x):
-            return Product.apply(x, self.weight, self.bias)
-        return super().forward(x)
-
-    def _is_for_onednn(self, x: Tensor) -> bool:
-        return (
-            x.dim() == 2
+        if (
+            not torch.compiler.is_exporting()
+            and not torch._C._is_tracing()
+            and x.dim() == 2
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and len(x) * self.weight.numel() >= SMALLEST
-            and not torch.is_autocast_enabled("cpu")  # in bfloat16 torch's own products are by oneDNN
+            and not torch.is_autocast_enabled("cpu")  # torch's own products in bfloat16 are by oneDNN
             and bool(torch.backends.mkldnn.enabled)
             and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0  # derivatives forward are torch's as well
-        )
+            and forward_ad._current_level < 0  # forward-mode derivatives are torch's as well
+        ):
+            return Product.apply(x, self.weight, self.bias)
+        return super().forward(x)
