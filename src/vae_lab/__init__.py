@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers and editors
+if TYPE_CHECKING:
     from vae_lab.likelihoods import Bernoulli, CrossEntropy, Gaussian, GaussianLearned, GaussianShared
     from vae_lab.model import VAE, Batch, Conditional, Draw
     from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
@@ -12,21 +12,32 @@ if TYPE_CHECKING:  # the same names as in _PUBLIC, for type checkers and editors
     from vae_lab.priors import StandardNormal
 
 __version__ = "0.1.0"
-
-_PUBLIC = {
-    "likelihoods": ("Bernoulli", "CrossEntropy", "Gaussian", "GaussianLearned", "GaussianShared"),
-    "model": ("VAE", "Batch", "Conditional", "Draw"),
-    "networks": ("MLP", "ConvDecoder", "ConvEncoder"),
-    "objectives": ("Elbo", "Reconstruction"),
-    "posteriors": ("Normal", "Point"),
-    "priors": ("StandardNormal",),
-}
-__all__ = [name for names in _PUBLIC.values() for name in names]  # noqa: PLE0604
+__all__ = [
+    "MLP",
+    "VAE",
+    "Batch",
+    "Bernoulli",
+    "Conditional",
+    "ConvDecoder",
+    "ConvEncoder",
+    "CrossEntropy",
+    "Draw",
+    "Elbo",
+    "Gaussian",
+    "GaussianLearned",
+    "GaussianShared",
+    "Normal",
+    "Point",
+    "Reconstruction",
+    "StandardNormal",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use: the command line must answer before torch is imported."""
-    for module, names in _PUBLIC.items():
-        if name in names:
-            return getattr(import_module(f"vae_lab.{module}"), name)
+    """Import a public name on first use, so that the command line answers before torch is imported."""
+    if name in __all__:
+        for part in ("model", "networks", "likelihoods", "posteriors", "priors", "objectives"):
+            found = getattr(import_module(f"vae_lab.{part}"), name, None)
+            if getattr(found, "__module__", None) == f"vae_lab.{part}":
+                return found
     raise AttributeError(f"module 'vae_lab' has no attribute '{name}'")

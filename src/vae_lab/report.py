@@ -24,17 +24,6 @@ MOST_EARLIER = 4  # pictures of a figure that are shown beside the last
 MOST_BYTES = 4_500_000  # of all pictures on a page
 LOSSLESS = 100_000  # bytes of a picture that is written as it is; a larger one as WebP, which looks the same
 LONGEST = 4000  # side of such a larger one, in pixels
-MEANINGS = {
-    "loss": "what was minimised",
-    "elbo": "log_likelihood - kl, a lower bound of log p(x) with every constant: larger is better",
-    "log_likelihood": "log p(x|z), z from the posterior",
-    "kl": "from the posterior to the prior",
-    "mse": "squared error per pixel of the reconstruction from the posterior's mean",
-    "elbo_unnormalised": "in the place of the ELBO, but no bound: no density is behind it",
-    "log_likelihood_unnormalised": "in the place of log p(x|z), but no density is behind it",
-    "seconds": "of the epoch's training",
-    "lr": "learning rate",
-}
 
 
 class Setting(NamedTuple):
@@ -43,14 +32,6 @@ class Setting(NamedTuple):
     key: str
     value: str
     default: str
-
-
-class Number(NamedTuple):
-    """A number of a run: what it means, and its values by stage."""
-
-    name: str
-    meaning: str
-    values: dict[str, str]
 
 
 class Picture(NamedTuple):
@@ -70,15 +51,6 @@ class Shown(NamedTuple):
     last: Picture
     earlier: Sequence[Picture] = ()
     earlier_count: int = 0
-
-
-class ClassRow(NamedTuple):
-    """A class of the test split; `share` is its error in percent of the largest, None for a class without images."""
-
-    name: str
-    images: int
-    mse: str
-    share: float | None
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
@@ -132,30 +104,23 @@ def content(path: Path) -> dict[str, Any]:
     from vae_lab import runs
 
     config, metrics = runs.stored_config(path), runs.stored_metrics(path)
-    found = metrics or last_epoch(path)
-    stages, numbers = by_stage(found)
     given, words = runs.stored_overrides(path), captions(config)
     figures, generated = fitting(list(drawn(path, words)), list(generated_since(path, words)))
     begun = runs.stored_provenance(path)
-    source = metrics or begun
     return {
         "name": config.name,
         "model": title(config),
         "ended": bool(metrics),
-        "facts": facts(found),
-        "stages": stages,
-        "numbers": numbers,
-        "headline": headline(stages, numbers),
+        "metrics": metrics or last_epoch(path),
         "given": given,
         "settings": list(settings(config)),
         "figures": figures,
         "generated": generated,
-        "classes": list(class_rows(path / "class_mse.csv")) if metrics else [],
+        "classes": class_rows(path / "class_mse.csv") if metrics else [],
         "command": shlex.join(["python", "-m", "vae_lab.train", *again(path, given, config)]),
         "resume": resume(path),
-        "revision": source.get("git/revision"),
-        "begun_with": begun.get("git/revision", source.get("git/revision")),
-        "versions": {key.partition("/")[2]: value for key, value in source.items() if key.startswith("version/")},
+        "made_with": metrics or begun,
+        "begun_with": begun,
         "yaml": OmegaConf.to_yaml(config),
     }
 
@@ -184,19 +149,6 @@ def resume(path: Path) -> str | None:
     return shlex.join(["python", "-m", "vae_lab.train", f"resume={literal(str(relative(path.absolute())))}"])
 
 
-def facts(metrics: Mapping[str, Any]) -> list[str]:
-    """Return how much was trained, and what the numbers are of."""
-    if "checkpoint" not in metrics:
-        return [f"After epoch {metrics['epoch']}."] if "epoch" in metrics else []
-    epochs = metrics.get("epochs", 0)
-    epoch = f", epoch {metrics['checkpoint_epoch']}" if "checkpoint_epoch" in metrics else ""
-    return [
-        f"{epochs} epoch{'s' if epochs != 1 else ''}, {metrics.get('steps', 0):,} steps in "
-        f"{metrics.get('seconds', 0):,.0f} s.",
-        f"The numbers are those of {metrics['checkpoint']}{epoch}; a figure says which epoch it is of.",
-    ]
-
-
 def last_epoch(path: Path) -> dict[str, Any]:
     """Return the numbers of the last epoch of a run that has not ended; none before the first."""
     from vae_lab import loggers
@@ -204,27 +156,6 @@ def last_epoch(path: Path) -> dict[str, Any]:
     rows = loggers.read_curves(path / "metrics.csv")
     last = {name: float(value) for name, value in rows[-1].items() if value} if rows else {}
     return {name: int(value) if name in ("epoch", "step") else value for name, value in last.items()}
-
-
-def by_stage(metrics: Mapping[str, Any]) -> tuple[list[str], list[Number]]:
-    """Return the stages that there are numbers of, and the numbers."""
-    found: dict[str, dict[str, str]] = {}
-    for key, value in metrics.items():
-        stage, slash, name = key.partition("/")
-        if slash and isinstance(value, float):
-            found.setdefault(name, {})[stage] = f"{value:,.1f}" if abs(value) >= 1e5 else f"{value:.6g}"
-    stages = [stage for stage in ("train", "val", "test") if any(stage in values for values in found.values())]
-    return stages, [Number(name, MEANINGS.get(name, ""), values) for name, values in found.items()]
-
-
-def headline(stages: Sequence[str], numbers: Sequence[Number]) -> list[tuple[str, str]]:
-    """Return the few numbers that a reader looks for first, of the last stage that there is."""
-    chosen = ("elbo", "elbo_unnormalised", "kl", "mse")
-    return [
-        (f"{stages[-1]}/{number.name}", number.values[stages[-1]])
-        for number in numbers
-        if number.name in chosen and stages[-1] in number.values
-    ]
 
 
 def settings(config: DictConfig) -> Iterator[Setting]:
@@ -360,22 +291,20 @@ def picture(file: Path, words: str) -> Picture:
     return Picture(words, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", width, height)
 
 
-def class_rows(file: Path) -> Iterator[ClassRow]:
-    """Yield the rows of a `class_mse.csv`; none without the file.
+def class_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a `class_mse.csv`: name, images, mse; `mse` is None for a class without images.
 
     Raises:
-        DataError: where it is damaged.
+        DataError: where the file is damaged.
     """
     if not file.exists():
-        return
+        return []
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-        largest = max((float(row["mse"]) for row in rows if row["mse"]), default=0) or 1
-        for row in rows:
-            mse = float(row["mse"]) if row["mse"] else None
-            share = None if mse is None else 100 * mse / largest
-            yield ClassRow(row["name"], int(row["images"]), "n/a" if mse is None else f"{mse:.4g}", share)
+            return [
+                {"name": row["name"], "images": int(row["images"]), "mse": float(row["mse"]) if row["mse"] else None}
+                for row in csv.DictReader(lines)
+            ]
     except (KeyError, TypeError, ValueError, csv.Error) as error:  # the third is that of bytes that are no UTF-8, too
         raise DataError(f"{file} is damaged: it must hold class, name, images and mse") from error
 
