@@ -42,7 +42,7 @@ class VAEModule(LightningModule):
     ) -> None:
         super().__init__()
         self.vae = vae
-        self.normalised: bool = getattr(vae, "normalised", True)
+        self.normalised = vae.normalised
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
