@@ -327,7 +327,7 @@ def build_module(config: DictConfig) -> VAEModule:
     """
     part(config, "data")  # or it has no shape either
     with blame("data"):
-        image, latent = image_shape(**plain(config.data)), (config.latent_dim,)
+        image, latent = image_shape(shape=plain(config.data).get("shape")), (config.latent_dim,)
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
     for group, head in {"posterior": posterior, "likelihood": likelihood}.items():
         if not isinstance(head, Head):
@@ -365,7 +365,7 @@ def build_module(config: DictConfig) -> VAEModule:
 
 
 @checked
-def image_shape(shape: ImageShape, **others: Any) -> tuple[int, ...]:
+def image_shape(shape: ImageShape) -> tuple[int, ...]:
     """Return the shape of the images (C, H, W), which the model needs before there are data."""
     return tuple(shape)
 
@@ -381,6 +381,7 @@ def check_trainer(
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] | None = None,
     accumulate_grad_batches: PositiveInt = 1,
     check_val_every_n_epoch: PositiveInt | None = 1,
+    detect_anomaly: bool = False,
     **others: Any,
 ) -> None:
     """Refuse what Lightning's Trainer takes and what does not work here.

@@ -57,7 +57,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
             raise ConfigError(f"resume={config.resume} goes on in that directory: leave out hydra.run.dir and sweeps")
         config = runs.resumed_config(config, overrides)
         check_values(config, Config)
-    if "root" in config.data:
+    if config.data.get("root") and isinstance(config.data.root, str):
         config.data.root = str(Path(config.data.root).expanduser().absolute())  # for whoever loads it from elsewhere
     if not runs.is_new(path):
         changed = runs.differences(path, config)

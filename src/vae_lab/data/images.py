@@ -19,7 +19,7 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
 from vae_lab.noise import rotate_and_shift
 
-Root = Path | Annotated[str, MinLen(1)]  # of a folder
+Root = Annotated[str, MinLen(1)] | Path  # of a folder
 ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 
