@@ -10,7 +10,6 @@ import torch
 from conftest import needs_mnist, write_cifar10, write_images, write_mnist
 from vae_lab import runs
 from vae_lab.commandline import CONF, compose
-from vae_lab.config import check
 from vae_lab.data import ImageData, Images, Plan
 from vae_lab.errors import ConfigError
 from vae_lab.module import VAEModule
@@ -79,7 +78,6 @@ def test_trains_with_every_noise(model: str, kind: str, sources: dict, splits: d
     options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], "latent_dim=3", "data.batch_size=16"]
     for noise in NOISES:
         config = compose("train", [*options, f"noise={noise}"])[0]
-        check(config)
         data = runs.build_data(config)
         if kind not in splits:
             data.prepare_data()
@@ -92,7 +90,6 @@ def test_trains_with_every_noise(model: str, kind: str, sources: dict, splits: d
 def test_every_network_trains(network: str) -> None:
     options = ["data=digits", "data.shape=[1,28,28]", "likelihood=gaussian_learned", "latent_dim=3"]
     config = compose("train", [f"encoder={network}", f"decoder={network}", *options])[0]
-    check(config)
     images = Images(torch.randint(256, (48, 1, 28, 28), dtype=torch.uint8), torch.zeros(48))
     train_three_steps(runs.build_module(config), runs.build_data(config), images, "none")
 
@@ -127,7 +124,7 @@ def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise:
 @pytest.mark.parametrize(("model", "kind"), REFUSED)
 def test_binary_pixels_are_asked_for_where_there_are_colours(model: str, kind: str, sources: dict) -> None:
     with pytest.raises(ConfigError, match=r"colours: use likelihood=gaussian[^\n]*$"):
-        check(compose("train", [f"model={model}", *COLOUR[kind], *sources[kind]])[0])
+        runs.build_module(compose("train", [f"model={model}", *COLOUR[kind], *sources[kind]])[0])
 
 
 @needs_mnist

@@ -51,6 +51,8 @@ class Iwae:
 class TwoLayers(nn.Module):
     """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₁|x) q(z₂|z₁)."""
 
+    normalised = True
+
     def __init__(self) -> None:
         super().__init__()
         network = partial(MLP, hidden=(8,), activation="Tanh")

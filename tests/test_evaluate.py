@@ -77,9 +77,9 @@ def test_what_cannot_be_evaluated_is_refused(digits_run: Run, tmp_path: Path) ->
         evaluate([f"run={tmp_path}"])
     with pytest.raises(ConfigError, match="run has no value"):
         evaluate()
-    with pytest.raises(ConfigError, match=r"data\.batch_size=0 must be"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size=0: must be"):
         evaluate([f"run={digits_run.path}", "data.batch_size=0"])
-    with pytest.raises(ConfigError, match=r"^seed=-1 must be"):
+    with pytest.raises(ConfigError, match=r"^seed=-1: must be"):
         evaluate([f"run={digits_run.path}", "seed=-1"])
 
 

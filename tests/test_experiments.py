@@ -18,7 +18,7 @@ from PIL import Image
 from conftest import ROOT, write_images
 from vae_lab import runs
 from vae_lab.commandline import CONF, compose
-from vae_lab.config import check
+from vae_lab.config import Config, check_values
 from vae_lab.generate import generate
 from vae_lab.train import train
 
@@ -50,7 +50,7 @@ REFERENCE = {
 
 def composed(*overrides: str) -> DictConfig:
     config = compose("train", overrides)[0]
-    check(config)
+    check_values(config, Config)
     return config
 
 

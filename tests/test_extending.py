@@ -13,6 +13,7 @@ import torch
 
 from conftest import ROOT
 from vae_lab import runs
+from vae_lab.errors import ConfigError
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -59,6 +60,8 @@ def test_its_parts_are_right(mine: Path) -> None:
     x = torch.linspace(-4, 5, 20_001, dtype=torch.float64)
     density = parts.Laplace(0.3)(torch.zeros(1, 1, 1, dtype=torch.float64)).log_prob(x[:, None, None, None]).exp()
     assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ConfigError, match=r"^likelihood\.scale=0: must be greater than 0$"), runs.blame("likelihood"):
+        parts.Laplace(scale=0)
     image = torch.rand(2, 1, 5, 5)
     assert parts.Blur(3)(image)[0, 0, 2, 2].item() == pytest.approx(image[0, 0, 1:4, 1:4].mean().item())
     images, labels = parts.Squares(images=50, shape=(1, 16, 16)).read(train=True)

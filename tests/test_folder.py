@@ -179,9 +179,9 @@ def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> 
         (lambda root: damage(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 training images"),
         (lambda root: write_images(root / "train"), ["model=bernoulli_mlp"], 2, "colours"),
         (lambda root: write_images(root / "train"), ["data.shape=[2,20,20]"], 2, "must begin with 1"),
-        (lambda root: write_images(root / "train"), ["data.test_fraction=1"], 2, "data.test_fraction=1 must be"),
+        (lambda root: write_images(root / "train"), ["data.test_fraction=1"], 2, "data.test_fraction=1: must be"),
         (lambda root: write_images(root / "train"), ["data.shift=32"], 2, "shift=32 must be less"),
-        (lambda root: write_images(root / "train"), ["noise=dropout", "noise.p=2"], 2, "noise.p=2 must be"),
+        (lambda root: write_images(root / "train"), ["noise=dropout", "noise.p=2"], 2, "noise.p=2: must be"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_leaves_nothing(

@@ -8,7 +8,7 @@ import pytest
 import vae_lab
 
 # The lab, each part after what it may import; every other file or folder of the package is the library's.
-LAB = ["workarounds", "schedulers", "config", "loggers", "checkpoints", "data", "module", "view", "callbacks", "runs"]
+LAB = ["workarounds", "schedulers", "loggers", "checkpoints", "data", "module", "config", "view", "callbacks", "runs"]
 LAB += ["commandline", "report", "train", "generate", "evaluate"]
 FORBIDDEN = {"pytorch_lightning", "hydra", "omegaconf", "wandb"}  # to the library
 KNOW_HYDRA = {"runs", "commandline", "workarounds"}

@@ -132,11 +132,11 @@ def test_leading_axes_are_free_and_images_are_events(head: Bernoulli | Gaussian)
     ("head", "options"),
     [
         *((Gaussian, options) for options in ({"scale": 0}, {"scale": -1}, {"scale": float("inf")})),
-        *((GaussianShared, options) for options in ({"scale": 0.01}, {"scale": 1e9}, {"min_scale": 0}, {"scale": -1})),
+        *((GaussianShared, options) for options in ({"scale": 0.01}, {"scale": 1e9}, {"min_scale": 0})),
         *((GaussianLearned, options) for options in ({"min_scale": 0}, {"min_scale": -0.1})),
         *((head, {"mean": "tanh"}) for head in (Gaussian, GaussianShared, GaussianLearned)),
     ],
 )
 def test_gaussians_refuse_what_cannot_work(head: type, options: dict) -> None:
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=next(iter(options))):
         head(**options)

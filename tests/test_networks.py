@@ -40,10 +40,8 @@ def test_mlp_orders_its_layers() -> None:
         ({"activation": "ReLU("}, "activation=ReLU"),
         ({"activation": "nn.ReLU"}, "activation=nn.ReLU"),
         ({"order": ["norm", "activation"]}, "order=.* dropout"),
-        ({"init": "zeros"}, "init=zeros"),
         ({"norm": "Norm"}, "norm=Norm"),
         ({"hidden": (0, 3)}, "hidden"),
-        ({"dropout": 1.0}, "dropout=1.0"),
     ],
 )
 def test_mlp_refuses_what_cannot_work(options: dict, named: str) -> None:
@@ -111,10 +109,7 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
     ("options", "named"),
     [
         ({"channels": [4, 4, 4, 4]}, "depth 4, too deep for 8×12 pixels: the deepest that fits is 3$"),
-        ({"channels": []}, r"channels=\[\] must hold"),
-        ({"channels": [4, 0]}, "channels=.*whole numbers"),
         ({"channels": [4, 4], "kernel": [3]}, "kernel=.*or 2: one for each layer"),
-        ({"channels": [4, 4], "stride": 0}, "stride=.*whole numbers"),
         ({"channels": [4] * 7, "kernel": 3}, "depth 7, too deep for 8×12 pixels: the deepest that fits is 3$"),
         ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4 at stride=1 has no centre"),
         ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2 passes over pixels at stride=3"),
@@ -122,9 +117,7 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
         ({"kernel": 3, "stride": 1}, "channels=null needs something"),
         ({"channels": [4], "norm": "LayerNorm"}, r"norm=LayerNorm.*GroupNorm\(1\)"),
         ({"channels": [4, 4], "norm": "Norm"}, "norm=Norm"),
-        ({"channels": [4, 4], "dropout": 1.5}, "dropout=1.5"),
         ({"channels": [4, 4], "order": ["activation"]}, "order="),
-        ({"init": "zeros"}, "init=zeros"),
     ],
 )
 def test_convolutions_refuse_what_cannot_work(network: partial, options: dict, named: str) -> None:

@@ -44,5 +44,5 @@ def test_point_has_samples_and_no_density() -> None:
 
 
 def test_unknown_scale_is_refused() -> None:
-    with pytest.raises(ValueError, match="scale=variance"):
-        Normal("variance")
+    with pytest.raises(ValueError, match="scale"):
+        Normal(scale="variance")

@@ -30,7 +30,7 @@ def test_a_fall_counts_in_nats_whatever_the_sign_of_the_loss(level: float) -> No
     assert rates([level - 0.005 * step for step in range(2)], patience=0)[-1] == 0.1
 
 
-@pytest.mark.parametrize(("options", "named"), [({"monitor": "val"}, "monitor=val"), ({"factor": 1.5}, "[Ff]actor")])
+@pytest.mark.parametrize(("options", "named"), [({"monitor": "val"}, "monitor"), ({"factor": 1.5}, "factor")])
 def test_what_cannot_work_is_refused(options: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make(**options)

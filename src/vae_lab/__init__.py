@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vae_lab.likelihoods import Bernoulli, CrossEntropy, Gaussian, GaussianLearned, GaussianShared
-    from vae_lab.model import VAE, Batch, Conditional, Draw
+    from vae_lab.model import VAE, Batch, Conditional, Draw, Head
     from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
     from vae_lab.objectives import Elbo, Reconstruction
     from vae_lab.posteriors import Normal, Point
@@ -26,6 +26,7 @@ __all__ = [
     "Gaussian",
     "GaussianLearned",
     "GaussianShared",
+    "Head",
     "Normal",
     "Point",
     "Reconstruction",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commandline import compose, fit_for_a_path, launch, relative, table
-from vae_lab.config import SEED, check_values, or_null
+from vae_lab.config import Evaluate, check_values
 
 if TYPE_CHECKING:  # heavy, and not for --help
     from vae_lab.metrics import ClassMeans
@@ -33,7 +33,7 @@ def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
 
 def run(config: DictConfig) -> dict[str, float]:
     """Test what a configuration says, print the numbers, and write them with the report of the classes."""
-    check_values(config, {"seed": or_null(SEED)})
+    check_values(config, Evaluate)
 
     import pytorch_lightning as pl
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commandline import compose, fit_for_a_path, launch, relative
-from vae_lab.config import GENERATE_RULES, check_values
+from vae_lab.config import Generate, check_values
 from vae_lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # heavy, and not for --help
@@ -36,7 +36,7 @@ def generate(overrides: Sequence[str] = ()) -> list[Path]:
 
 def run(config: DictConfig) -> list[Path]:
     """Write what a configuration asks for, and return the files."""
-    check_values(config, GENERATE_RULES)
+    check_values(config, Generate)
     names, by_name = wanted(config)
 
     from vae_lab import runs

@@ -9,15 +9,21 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as BernoulliDistribution
 from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.nn import functional
 
+from vae_lab.checks import checked
+from vae_lab.model import Head
+
 MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density overflows
+MEANS = {"sigmoid": nn.Sigmoid, "identity": nn.Identity}  # between the decoder's output and the mean
+Mean = Literal["sigmoid", "identity"]
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Head):
     """Binary pixels: log p(x|z) = Σ x log π + (1 - x) log(1 - π), from logits, so finite at any logit.
 
     >>> p = Bernoulli()(torch.zeros(1, 1, 2, 2))  # four pixels, each 1 with probability one half
@@ -25,11 +31,7 @@ class Bernoulli(nn.Module):
     tensor([0.0625])
     """
 
-    support: constraints.Constraint = constraints.boolean
-
-    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the image shape: one logit for each pixel."""
-        return event_shape
+    support: constraints.Constraint | None = constraints.boolean
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
@@ -61,15 +63,12 @@ class CrossEntropy(Bernoulli):
     normalised = False
 
 
-class Gaussian(nn.Module):
+class Gaussian(Head):
     """Real pixels with one fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
 
     Args:
         scale: σ in units of the pixel values, which lie in [0, 1]; σ = 1 makes it half the squared error.
         mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
-
-    Raises:
-        ValueError: for a scale that is not above 0, or another `mean`.
 
     >>> p = Gaussian(scale=0.5, mean="identity")(torch.zeros(1, 1, 1, 1))
     >>> torch.exp(p.log_prob(torch.zeros(1, 1, 1, 1)))  # 1 / (0.5 √(2π))
@@ -78,21 +77,18 @@ class Gaussian(nn.Module):
 
     support = constraints.real
 
-    def __init__(self, scale: float = 1.0, mean: Literal["sigmoid", "identity"] = "sigmoid") -> None:
+    @checked
+    def __init__(self, scale: PositiveFloat = 1.0, mean: Mean = "sigmoid") -> None:
         super().__init__()
-        self.scale = positive("scale", scale)
-        self.mean = squashing(mean)
-
-    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the image shape: one mean for each pixel."""
-        return event_shape
+        self.scale = scale
+        self.mean = MEANS[mean]()
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
         return Independent(Normal(self.mean(parameters), self.scale, validate_args=False), 3, validate_args=False)
 
 
-class GaussianShared(nn.Module):
+class GaussianShared(Head):
     """Real pixels with one σ, learned and the same for all pixels and images (Rybkin et al., arXiv 2006.13202).
 
     σ = `min_scale` + softplus(ρ), at most e^10; ρ is a parameter of the head.
@@ -103,7 +99,7 @@ class GaussianShared(nn.Module):
         mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
 
     Raises:
-        ValueError: for a scale that is not above `min_scale`, that not above 0, or another `mean`.
+        ValueError: for a scale that is not above `min_scale`.
 
     >>> p = GaussianShared(scale=0.5)(torch.zeros(1, 1, 1, 2))
     >>> p.stddev.flatten().tolist()
@@ -112,20 +108,15 @@ class GaussianShared(nn.Module):
 
     support = constraints.real
 
-    def __init__(
-        self, scale: float = 0.5, min_scale: float = 0.01, mean: Literal["sigmoid", "identity"] = "sigmoid"
-    ) -> None:
+    @checked
+    def __init__(self, scale: PositiveFloat = 0.5, min_scale: PositiveFloat = 0.01, mean: Mean = "sigmoid") -> None:
         super().__init__()
-        self.min_scale = positive("min_scale", min_scale)
+        self.min_scale = min_scale
         if not min_scale < scale < math.exp(MAX_LOG_SCALE):
             raise ValueError(f"scale={scale} must be above min_scale={min_scale} and below e^{MAX_LOG_SCALE:g}")
-        self.mean = squashing(mean)
+        self.mean = MEANS[mean]()
         spread = scale - min_scale
         self.raw_scale = nn.Parameter(torch.tensor(spread + math.log(-math.expm1(-spread))))  # softplus⁻¹
-
-    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the image shape: one mean for each pixel."""
-        return event_shape
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
@@ -133,7 +124,7 @@ class GaussianShared(nn.Module):
         return Independent(Normal(self.mean(parameters), scale, validate_args=False), 3, validate_args=False)
 
 
-class GaussianLearned(nn.Module):
+class GaussianLearned(Head):
     """Real pixels with a mean and a σ for each pixel of each image, both from the decoder.
 
     σ = `min_scale` + softplus(ρ), at most e^10; the decoder gives the means' channels, then the ρs'.
@@ -143,9 +134,6 @@ class GaussianLearned(nn.Module):
             same would draw it to 0, where densities are infinite.
         mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
 
-    Raises:
-        ValueError: for a `min_scale` that is not above 0, or another `mean`.
-
     >>> p = GaussianLearned(min_scale=0.1)(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))  # mean, then ρ
     >>> p.mean.item(), round(p.stddev.item(), 4)  # 0.1 + softplus(1)
     (0.5, 1.4133)
@@ -153,10 +141,11 @@ class GaussianLearned(nn.Module):
 
     support = constraints.real
 
-    def __init__(self, min_scale: float = 0.01, mean: Literal["sigmoid", "identity"] = "sigmoid") -> None:
+    @checked
+    def __init__(self, min_scale: PositiveFloat = 0.01, mean: Mean = "sigmoid") -> None:
         super().__init__()
-        self.min_scale = positive("min_scale", min_scale)
-        self.mean = squashing(mean)
+        self.min_scale = min_scale
+        self.mean = MEANS[mean]()
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return (2·C, H, W) for images (C, H, W)."""
@@ -173,25 +162,3 @@ class GaussianLearned(nn.Module):
 def bounded(raw_scale: Tensor, min_scale: float) -> Tensor:
     """Return σ = min_scale + softplus(ρ), at most e^10: its gradient does not vanish at the lower bound at once."""
     return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
-
-
-def positive(name: str, value: float) -> float:
-    """Return a finite number above 0.
-
-    Raises:
-        ValueError: for any other; names it.
-    """
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value} must be a finite number above 0")
-    return value
-
-
-def squashing(mean: Literal["sigmoid", "identity"]) -> nn.Module:
-    """Return the module between the decoder's output and the mean.
-
-    Raises:
-        ValueError: for any but these two names.
-    """
-    if mean not in ("sigmoid", "identity"):
-        raise ValueError(f"mean={mean} must be sigmoid or identity")
-    return nn.Sigmoid() if mean == "sigmoid" else nn.Identity()

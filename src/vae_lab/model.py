@@ -1,14 +1,15 @@
 """The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent, constraints, kl_divergence
 from torch.distributions.utils import lazy_property
 from torch.func import functional_call
 
@@ -82,18 +83,26 @@ def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | 
     return reduce(torch.add, [each.log_prob(value) for each, value in zip(distributions, samples, strict=True)])
 
 
-class Head(Protocol):
-    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...).
+class Head(nn.Module, ABC):
+    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...): a posterior or a likelihood.
 
-    A posterior without a density says so by `has_density = False`. A likelihood states its `support`, and by
-    `normalised = False` that it is none.
+    Attributes:
+        support: the pixel values that a likelihood is one of; each likelihood states it.
+        normalised: whether a likelihood is one, with every constant.
+        has_density: whether a posterior has a density, and the model an ELBO.
     """
 
-    def parameter_shape(self, event_shape: Shape) -> Shape:
-        """Return the shape of the parameters of one event."""
+    support: constraints.Constraint | None = None
+    normalised = True
+    has_density = True
 
-    def __call__(self, parameters: Tensor) -> Distribution:
-        """Return the distribution."""
+    def parameter_shape(self, event_shape: Shape) -> Shape:
+        """Return the shape of the parameters of one event; unless overridden, one parameter for each value."""
+        return event_shape
+
+    @abstractmethod
+    def forward(self, parameters: Tensor) -> Distribution:
+        """Return the distribution with batch shape (...) for parameters (..., *parameter_shape)."""
 
 
 class Conditional(nn.Module):
@@ -101,7 +110,7 @@ class Conditional(nn.Module):
 
     Args:
         network: called with (in_shape, out_shape), gives a module from (N, *in_shape) to (N, *out_shape).
-        head: a module that is a `Head`.
+        head: reads the network's output.
         in_shape: shape of what is conditioned on.
         event_shape: shape of what the distribution is over.
     """
@@ -112,9 +121,8 @@ class Conditional(nn.Module):
         super().__init__()
         self.in_shape = in_shape
         self.network = network(in_shape, head.parameter_shape(event_shape))
-        self.head: Any = head
-        self.has_density: bool = getattr(head, "has_density", True)
-        self.normalised: bool = getattr(head, "normalised", True)
+        self.head = head
+        self.has_density, self.normalised = head.has_density, head.normalised
 
     def forward(self, given: Tensor, detach: bool = False) -> Distribution:
         """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""

@@ -43,7 +43,7 @@ class VAEModule(QuickHookName, LightningModule):
     ) -> None:
         super().__init__()
         self.vae = vae
-        self.normalised: bool = getattr(vae, "normalised", True)
+        self.normalised = vae.normalised
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -5,14 +5,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
+from pydantic import PositiveInt
 from torch import nn
+
+from vae_lab.checks import DropProbability, checked, inside
 
 Shape = tuple[int, ...]
 Network = Callable[[Shape, Shape], nn.Module]
 Names = str | Sequence[str | None] | None
+Channels = Annotated[Sequence[PositiveInt], MinLen(1)]
+Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, for all layers or for each
 Init = Literal["default", "kaiming", "xavier"]
 
 
@@ -34,8 +40,7 @@ class MLP(nn.Sequential):
         init: of weights and biases, see `initialise`.
 
     Raises:
-        ValueError: for a width below 1, an unknown layer, a list of another length than there are layers, a dropout
-            outside its range, an incomplete order or another `init`.
+        ValueError: for an unknown layer, a list of another length than there are layers, or an incomplete order.
 
     >>> import torch
     >>> encoder = MLP((1, 28, 28), (40,), hidden=(500, 500), activation=("ELU", "Tanh"))
@@ -43,19 +48,20 @@ class MLP(nn.Sequential):
     torch.Size([8, 40])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
-        hidden: Sequence[int] = (500, 500),
+        hidden: Sequence[PositiveInt] = (500, 500),
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: DropProbability | Sequence[DropProbability] = 0.0,
         order: Sequence[str] = ("norm", "activation", "dropout"),
         activate_output: bool = False,
         init: Init = "default",
     ) -> None:
-        widths = [prod(in_shape), *whole_numbers("hidden", hidden), prod(out_shape)]
+        widths = [prod(in_shape), *hidden, prod(out_shape)]
         followed = widths[1:] if activate_output else widths[1:-1]
         behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
         if not activate_output:
@@ -98,29 +104,27 @@ class ConvEncoder(nn.Sequential):
     torch.Size([8, 40])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
-        channels: Sequence[int] | None = None,
-        kernel: int | Sequence[int] = 4,
-        stride: int | Sequence[int] = 2,
-        pool: int | Sequence[int] = 1,
+        channels: Channels | None = None,
+        kernel: Sides = 4,
+        stride: Sides = 2,
+        pool: Sides = 1,
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: DropProbability | Sequence[DropProbability] = 0.0,
         order: Sequence[str] = ("norm", "activation", "pool", "dropout"),
         linear: Network | None = None,
         init: Init = "default",
     ) -> None:
         colours, *size = in_shape
-        channels = whole_numbers(
-            "channels", default_channels(size, kernel, stride, pool) if channels is None else channels
-        )
+        channels = default_channels(size, kernel, stride, pool) if channels is None else channels
         count = len(channels)
         kernels, strides, pools = (
-            whole_numbers(name, per_layer(name, value, count))
-            for name, value in (("kernel", kernel), ("stride", stride), ("pool", pool))
+            per_layer(name, value, count) for name, value in (("kernel", kernel), ("stride", stride), ("pool", pool))
         )
         behind = follow(channels, order, norm=of_maps(norm), activation=activation, pool=pools, dropout=dropout)
         sizes = [size]
@@ -134,7 +138,8 @@ class ConvEncoder(nn.Sequential):
         refuse_too_deep(channels, size, sizes[1:])
         super().__init__(*layers)
         initialise(self, init)
-        self.append((linear or partial(MLP, hidden=(), init=init))((channels[-1], *sizes[-1]), out_shape))
+        with inside("linear"):
+            self.append((linear or partial(MLP, hidden=(), init=init))((channels[-1], *sizes[-1]), out_shape))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
@@ -169,29 +174,25 @@ class ConvDecoder(nn.Sequential):
     torch.Size([8, 1, 28, 28])
     """
 
+    @checked
     def __init__(
         self,
         in_shape: Shape,
         out_shape: Shape,
-        channels: Sequence[int] | None = None,
-        kernel: int | Sequence[int] = 4,
-        stride: int | Sequence[int] = 2,
+        channels: Channels | None = None,
+        kernel: Sides = 4,
+        stride: Sides = 2,
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: DropProbability | Sequence[DropProbability] = 0.0,
         order: Sequence[str] = ("norm", "activation", "dropout"),
         linear: Network | None = None,
         init: Init = "default",
     ) -> None:
         colours, *size = out_shape
-        channels = whole_numbers(
-            "channels", default_channels(size, kernel, stride)[::-1] if channels is None else channels
-        )
+        channels = default_channels(size, kernel, stride)[::-1] if channels is None else channels
         count = len(channels)
-        kernels, strides = (
-            whole_numbers(name, per_layer(name, value, count))
-            for name, value in (("kernel", kernel), ("stride", stride))
-        )
+        kernels, strides = per_layer("kernel", kernel, count), per_layer("stride", stride, count)
         behind = follow(channels[1:], order, norm=of_maps(norm), activation=activation, dropout=dropout)
         sizes, rests = [size], []  # from the image back to the first feature maps
         for k, s in zip(kernels[::-1], strides[::-1], strict=True):
@@ -207,9 +208,9 @@ class ConvDecoder(nn.Sequential):
             layers += [nn.ConvTranspose2d(maps_in, maps_out, k, s, padding(k, s), output_padding=rest), *steps]
         super().__init__(*layers)
         initialise(self, init)
-        self.insert(
-            0, (linear or partial(MLP, hidden=(), activate_output=True, init=init))(in_shape, (channels[0], *sizes[-1]))
-        )
+        first = linear or partial(MLP, hidden=(), activate_output=True, init=init)
+        with inside("linear"):
+            self.insert(0, first(in_shape, (channels[0], *sizes[-1])))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
@@ -268,10 +269,8 @@ def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequenc
         sizes: of the feature maps, from the image on.
 
     Raises:
-        ValueError: names the size, the depth and the deepest that fits; also where there is no layer at all.
+        ValueError: names the size, the depth and the deepest that fits.
     """
-    if not channels:
-        raise ValueError("channels=[] must hold one number or more: a network of linear layers has no convolutions")
     fitting = next((depth for depth, lengths in enumerate(sizes) if min(lengths) < 1), len(channels))
     if fitting < len(channels):
         fits = (
@@ -293,14 +292,11 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
         options: `norm`, `activation`, `pool`, `dropout`: a value, or one for each layer.
 
     Raises:
-        ValueError: for an order of other steps, an unknown layer or a value outside its range.
+        ValueError: for an order of other steps, or an unknown layer.
     """
     if sorted(order) != sorted(options):
         raise ValueError(f"order={list(order)} must hold each of {', '.join(options)} once")
     values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
-    for probability in values["dropout"]:
-        if not 0 <= probability < 1:
-            raise ValueError(f"dropout={probability} must be at least 0 and below 1")
 
     def step(name: str, value: Any, width: int) -> nn.Module:
         if name == "pool":
@@ -342,29 +338,13 @@ def per_layer(option: str, value: Any, count: int) -> list[Any]:
     return list(value)
 
 
-def whole_numbers(option: str, values: Sequence[int]) -> list[int]:
-    """Return the values as a list.
-
-    Raises:
-        ValueError: where one is no whole number of at least 1; names the option.
-    """
-    if not all(type(value) is int and value >= 1 for value in values):
-        raise ValueError(f"{option}={list(values)} must hold whole numbers of at least 1")
-    return list(values)
-
-
 def initialise(network: nn.Module, init: Init) -> None:
     """Set the weights and biases of all linear and convolutional layers.
 
     `default` leaves torch's own; `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
     `xavier` from a uniform one (Glorot & Bengio, AISTATS 2010); both set biases to 0. Both are torch's, which counts as
     inputs of a transposed convolution those of the convolution that it is the transpose of.
-
-    Raises:
-        ValueError: for another `init`.
     """
-    if init not in ("default", "kaiming", "xavier"):
-        raise ValueError(f"init={init} must be default, kaiming or xavier")
     if init == "default":
         return
     fill = nn.init.kaiming_normal_ if init == "kaiming" else nn.init.xavier_uniform_

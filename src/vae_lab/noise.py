@@ -6,8 +6,11 @@ Every class maps pixels in [0, 1] (B, C, H, W) to pixels in [0, 1]; the target o
 from math import radians
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vae_lab.checks import Probability, checked
 
 
 class Noise(nn.Module):
@@ -17,6 +20,7 @@ class Noise(nn.Module):
         eval: whether validation and test have the noise, too.
     """
 
+    @checked
     def __init__(self, eval: bool = False) -> None:
         super().__init__()
         self.in_evaluation = eval  # nn.Module has an `eval` of its own
@@ -28,14 +32,12 @@ class Dropout(Noise):
     Args:
         p: probability, 0 ≤ p ≤ 1.
         eval: whether validation and test have the noise, too.
-
-    Raises:
-        ValueError: for a probability outside its range.
     """
 
-    def __init__(self, p: float = 0.5, eval: bool = False) -> None:
+    @checked
+    def __init__(self, p: Probability = 0.5, eval: bool = False) -> None:
         super().__init__(eval)
-        self.p = fraction("p", p)
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images with values missing (B, C, H, W)."""
@@ -48,14 +50,12 @@ class SaltAndPepper(Noise):
     Args:
         amount: probability, 0 ≤ amount ≤ 1.
         eval: whether validation and test have the noise, too.
-
-    Raises:
-        ValueError: for a probability outside its range.
     """
 
-    def __init__(self, amount: float = 0.2, eval: bool = False) -> None:
+    @checked
+    def __init__(self, amount: Probability = 0.2, eval: bool = False) -> None:
         super().__init__(eval)
-        self.amount = fraction("amount", amount)
+        self.amount = amount
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images with black and white pixels (B, C, H, W)."""
@@ -69,15 +69,11 @@ class Gaussian(Noise):
     Args:
         std: standard deviation, at least 0.
         eval: whether validation and test have the noise, too.
-
-    Raises:
-        ValueError: for a standard deviation that is negative or not finite.
     """
 
-    def __init__(self, std: float = 0.2, eval: bool = False) -> None:
+    @checked
+    def __init__(self, std: NonNegativeFloat = 0.2, eval: bool = False) -> None:
         super().__init__(eval)
-        if not 0 <= std < float("inf"):
-            raise ValueError(f"std={std} must be a finite number of at least 0")
         self.std = std
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,14 +87,12 @@ class Masking(Noise):
     Args:
         side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1; above 0 it is a pixel at least.
         eval: whether validation and test have the noise, too.
-
-    Raises:
-        ValueError: for a side outside its range.
     """
 
-    def __init__(self, side: float = 0.5, eval: bool = False) -> None:
+    @checked
+    def __init__(self, side: Probability = 0.5, eval: bool = False) -> None:
         super().__init__(eval)
-        self.side = fraction("side", side)
+        self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the images with a square missing (B, C, H, W)."""
@@ -130,14 +124,3 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
     move = -turn @ (2 * shift / torch.tensor([[width], [height]], device=device))  # (B, 2, 1)
     grid = functional.affine_grid(torch.cat([turn, move], -1), list(images.shape), align_corners=False)
     return functional.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
-
-
-def fraction(name: str, value: float) -> float:
-    """Return a number from 0 to 1.
-
-    Raises:
-        ValueError: for any other; names it.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value} must be at least 0 and at most 1")
-    return value

@@ -1,18 +1,20 @@
 """Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from vae_lab.checks import STRICT
 from vae_lab.model import VAE, Batch, Draw
 
 Terms = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Elbo:
     """β-VAE objective: loss = mean over images of β · KL(q‖p) - E_q[log p(x|z)] (arXiv 1312.6114, 1606.05579).
 
@@ -24,29 +26,16 @@ class Elbo:
         kl: `analytic` takes the closed form where there is one, `sampled` takes log q(z|x) - log p(z).
         samples: number of z that the expectation is estimated from.
 
-    Raises:
-        ValueError: for a value outside its range.
-
     >>> [Elbo(beta=4.0, warmup_steps=100).beta_at(step) for step in (0, 50, 100, 1000)]
     [0.0, 2.0, 4.0, 4.0]
     """
 
     needs_density: ClassVar[bool] = True
 
-    beta: float = 1.0
-    warmup_steps: int = 0
+    beta: NonNegativeFloat = 1.0
+    warmup_steps: NonNegativeInt = 0
     kl: Literal["analytic", "sampled"] = "analytic"
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta={self.beta} must be a finite number of at least 0")
-        if not self.warmup_steps >= 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps} must be at least 0")
-        if self.kl not in ("analytic", "sampled"):
-            raise ValueError(f"kl={self.kl} must be analytic or sampled")
-        if not self.samples >= 1:
-            raise ValueError(f"samples={self.samples} must be at least 1")
+    samples: PositiveInt = 1
 
     def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         """Return the loss and `elbo`, `log_likelihood`, `kl` for the optimizer step `step`, the first being 0."""

@@ -8,15 +8,18 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 from torch.distributions import Normal as NormalDistribution
 from torch.nn import functional
 
+from vae_lab.checks import checked
+from vae_lab.model import Head
+
 MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density and no KL overflows
 
 
-class Normal(nn.Module):
+class Normal(Head):
     """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
 
     The parameters are the mean and, beside it, either log σ² or, for `softplus`, the ρ of σ = 1e-6 + softplus(ρ).
@@ -25,20 +28,14 @@ class Normal(nn.Module):
     Args:
         scale: `log_variance` or `softplus`.
 
-    Raises:
-        ValueError: for any other `scale`.
-
     >>> q = Normal()(torch.tensor([[1.0, 2.0, 0.0, math.log(9.0)]]))  # two means, two log-variances
     >>> q.mean, q.stddev
     (tensor([[1., 2.]]), tensor([[1., 3.]]))
     """
 
-    has_density = True
-
+    @checked
     def __init__(self, scale: Literal["log_variance", "softplus"] = "log_variance") -> None:
         super().__init__()
-        if scale not in ("log_variance", "softplus"):
-            raise ValueError(f"scale={scale} must be log_variance or softplus")
         self.softplus = scale == "softplus"
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -55,14 +52,10 @@ class Normal(nn.Module):
         return Independent(NormalDistribution(mean, scale, validate_args=False), 1, validate_args=False)
 
 
-class Point(nn.Module):
+class Point(Head):
     """A single point in place of a distribution: what makes an autoencoder of a VAE."""
 
     has_density = False
-
-    def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the event shape itself."""
-        return event_shape
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return the point with batch shape (...) and event shape (D,) from parameters (..., D)."""

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+
+from vae_lab.checks import checked
 
 
 class StandardNormal(nn.Module):
@@ -13,7 +16,8 @@ class StandardNormal(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, latent_dim: int) -> None:
+    @checked
+    def __init__(self, latent_dim: PositiveInt) -> None:
         super().__init__()
         # not in checkpoints: nothing is learned, they only follow the module's device and dtype
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)

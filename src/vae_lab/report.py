@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commandline import compose, launch, literal, relative
-from vae_lab.config import check_values, has_density
+from vae_lab.config import Report, check_values, part
 from vae_lab.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def report(overrides: Sequence[str] = ()) -> Path:
 
 def run(config: DictConfig) -> Path:
     """Write the page that a configuration asks for, and return its file."""
-    check_values(config, {})
+    check_values(config, Report)
     file = write(Path(config.run), Path(config.out) if config.out else None)
     log.info("open %s", relative(file.absolute()))
     return file
@@ -131,8 +131,8 @@ def title(config: DictConfig) -> str:
 
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
     try:
-        density = has_density(config)
-    except ConfigError:  # a posterior of the user's own, which is not here
+        density = part(config, "posterior").has_density
+    except (ConfigError, AttributeError):  # a posterior of the user's own, which is not here
         density = True
     return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
 

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,17 +22,23 @@ from yaml import YAMLError
 
 from vae_lab import checkpoints
 from vae_lab.callbacks import Drawing
-from vae_lab.config import Config, binarization, check, part
-from vae_lab.data import Downloaded, ImageData
+from vae_lab.checks import checked, in_one_line
+from vae_lab.config import Config, binarization, check, check_values, part
+from vae_lab.data import Downloaded, ImageData, ImageShape
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.files import replacing
-from vae_lab.model import VAE, Batch, Conditional
+from vae_lab.model import VAE, Batch, Conditional, Head
 from vae_lab.module import VAEModule
 from vae_lab.objectives import Compiled
 from vae_lab.workarounds import onednn
 
 # when a run goes on
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")
+
+RENAMED = {  # what the `_target_` of a stored configuration is called by now
+    "torch.optim.lr_scheduler.MultiStepLR": "vae_lab.schedulers.Step",
+    "torch.optim.lr_scheduler.CosineAnnealingLR": "vae_lab.schedulers.Cosine",
+}
 
 OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # what a run that goes on has no more
 
@@ -97,7 +105,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
     """
     path = Path(path)
     config = with_data(stored_config(path), data or {})
-    check(config)
+    check_values(config, Config)
     module = build_module(config).to(find_device(device)).eval()
     checkpoints.restore(module, checkpoints.find(path / "checkpoints", checkpoint))
     return Run(path, config, module, build_data(config), stored_metrics(path))
@@ -164,15 +172,22 @@ def stored_overrides(path: Path) -> list[str]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Return what a YAML holds.
+    """Return what a YAML holds, with the names that parts have by now.
 
     Raises:
         DataError: where it is damaged, or cannot be read.
     """
     try:
-        return OmegaConf.load(file)
+        return OmegaConf.create(renamed(OmegaConf.to_container(OmegaConf.load(file))))
     except (OSError, YAMLError, ValueError) as error:  # the last is that of bytes that are no text
         raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+
+
+def renamed(node: Any) -> Any:
+    """Return nested dictionaries and lists with every `_target_` as it is called by now."""
+    if isinstance(node, dict):
+        return {key: RENAMED.get(each, each) if key == "_target_" else renamed(each) for key, each in node.items()}
+    return [renamed(each) for each in node] if isinstance(node, list) else node
 
 
 def stored_metrics(path: Path) -> dict[str, Any]:
@@ -261,9 +276,14 @@ def differences(path: Path, config: DictConfig) -> list[str]:
 
 def without_figures(config: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain values, without the figures, which change nothing in a training."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    callbacks = {name: each for name, each in plain.pop("callbacks").items() if not is_figure(each)}
-    return {**plain, **({"callbacks": callbacks} if callbacks else {})}
+    values = plain(config)
+    callbacks = {name: each for name, each in values.pop("callbacks").items() if not is_figure(each)}
+    return {**values, **({"callbacks": callbacks} if callbacks else {})}
+
+
+def plain(config: DictConfig) -> Any:
+    """Return a configuration as plain dictionaries and lists, with what it refers to in place."""
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def is_figure(callback: Any) -> bool:
@@ -306,8 +326,13 @@ def build_module(config: DictConfig) -> VAEModule:
     Raises:
         ConfigError: where a part refuses its values; names the group.
     """
-    image, latent = tuple(config.data.shape), (config.latent_dim,)
+    part(config, "data")  # or it has no shape either
+    with blame("data"):
+        image, latent = image_shape(shape=plain(config.data).get("shape")), (config.latent_dim,)
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
+    for group, head in {"posterior": posterior, "likelihood": likelihood}.items():
+        if not isinstance(head, Head):
+            raise ConfigError(f"{group}._target_={config[group]._target_}: must be a vae_lab.model.Head")
     with blame("encoder"):
         encoder = Conditional(build(config, "encoder"), posterior, image, latent)
     with blame("decoder"):
@@ -319,12 +344,13 @@ def build_module(config: DictConfig) -> VAEModule:
     onednn.use(vae)
     module = VAEModule(
         vae,
-        Compiled(objective) if config.compile else objective,
+        objective,
         build(config, "optimizer"),
-        build(config, "scheduler") or None,
+        build(config, "scheduler") if config.scheduler else None,
     )
     # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
     with blame("optimizer"):
+        check_optimizer(**plain(config.optimizer))
         module.optimizer(module.parameters())
     with blame("scheduler"):
         module.configure_optimizers()
@@ -333,7 +359,38 @@ def build_module(config: DictConfig) -> VAEModule:
         module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2)))
     if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
         raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
+    with blame("trainer"):
+        check_trainer(**plain(config.trainer))
+    check(config, module)
+    if config.compile:
+        module.objective = Compiled(objective)
     return module.train()
+
+
+@checked
+def image_shape(shape: ImageShape) -> tuple[int, ...]:
+    """Return the shape of the images (C, H, W), which the model needs before there are data."""
+    return tuple(shape)
+
+
+@checked
+def check_optimizer(lr: PositiveFloat = 1.0, weight_decay: NonNegativeFloat = 0.0, **others: Any) -> None:
+    """Refuse what optimizers of torch take and what trains nothing, such as a rate of 0."""
+
+
+@checked
+def check_trainer(
+    max_epochs: NonNegativeInt,
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] | None = None,
+    accumulate_grad_batches: PositiveInt = 1,
+    check_val_every_n_epoch: PositiveInt | None = 1,
+    detect_anomaly: bool = False,
+    **others: Any,
+) -> None:
+    """Refuse what Lightning's Trainer takes and what does not work here.
+
+    Heads and sums need 32 bits, and grey values more than bfloat16 has.
+    """
 
 
 def build_data(config: DictConfig) -> ImageData:
@@ -347,6 +404,8 @@ def build(config: DictConfig, group: str, **more: Any) -> Any:
     Raises:
         ConfigError: where the group's class refuses a value.
     """
+    if OmegaConf.is_dict(config[group]):
+        part(config, group)
     with blame(group):
         return instantiate(config[group], **more, _convert_="all")
 
@@ -362,7 +421,7 @@ def build_each(config: DictConfig, group: str) -> dict[str, Any]:
         if described is None:
             continue
         if not OmegaConf.is_dict(described) or "_target_" not in described:
-            raise ConfigError(f"{group}.{name} has no _target_, so it is no part: --help lists those there are")
+            raise ConfigError(f"{group}.{name}: missing `_target_`; --help lists the available components")
         with blame(f"{group}.{name}"):  # one by one: Hydra would make a plain dictionary of a dataclass in another
             built[name] = instantiate(described, _convert_="all")
     return built
@@ -370,10 +429,22 @@ def build_each(config: DictConfig, group: str) -> dict[str, Any]:
 
 @contextmanager
 def blame(group: str) -> Iterator[None]:
-    """Name the group of the configuration whose values a part refuses."""
+    """Name the group of the configuration, and the value where that is known, that a part refuses.
+
+    Raises:
+        ConfigError: in place of what the part, Hydra, torch or Lightning raise.
+    """
     try:
         yield
-    except InstantiationException as error:
-        raise ConfigError(f"{group}: {error.__cause__ or error}") from error
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise ConfigError(f"{group}: {error}") from error
+    except (
+        InstantiationException,
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+    ) as error:
+        cause = (isinstance(error, InstantiationException) and error.__cause__) or error
+        if isinstance(cause, ValidationError):
+            raise ConfigError(f"{group}.{in_one_line(cause)}") from error
+        raise ConfigError(f"{group}: {' '.join(str(cause).split())}") from error

@@ -1,9 +1,30 @@
-"""Schedulers of the learning rate that torch does not have as they are needed; they step once an epoch."""
+"""Schedulers of the learning rate; they step once an epoch."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from annotated_types import Gt, Lt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
+
+from vae_lab.checks import checked
+
+
+class Step(MultiStepLR):
+    """Multiplies the learning rate by `gamma` after each of the epochs in `milestones`."""
+
+    @checked
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[PositiveInt], gamma: PositiveFloat = 0.1) -> None:
+        super().__init__(optimizer, milestones, gamma)
+
+
+class Cosine(CosineAnnealingLR):
+    """Lowers the learning rate to `eta_min` over `T_max` epochs, along half a cosine."""
+
+    @checked
+    def __init__(self, optimizer: Optimizer, T_max: NonNegativeInt, eta_min: NonNegativeFloat = 0.0) -> None:  # noqa: N803
+        super().__init__(optimizer, T_max, eta_min)
 
 
 class Plateau(ReduceLROnPlateau):
@@ -19,22 +40,18 @@ class Plateau(ReduceLROnPlateau):
             either sign.
         cooldown: epochs after a change in which none is counted.
         min_lr: rate that is not gone below.
-
-    Raises:
-        ValueError: for another `monitor`, or a factor of 1 or more.
     """
 
+    @checked
     def __init__(
         self,
         optimizer: Optimizer,
         monitor: Literal["training", "validation"] = "training",
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 0.01,
-        cooldown: int = 0,
-        min_lr: float = 0.0,
+        factor: Annotated[float, Gt(0), Lt(1)] = 0.1,
+        patience: NonNegativeInt = 10,
+        threshold: NonNegativeFloat = 0.01,
+        cooldown: NonNegativeInt = 0,
+        min_lr: NonNegativeFloat = 0.0,
     ) -> None:
-        if monitor not in ("training", "validation"):
-            raise ValueError(f"monitor={monitor} must be training or validation")
         super().__init__(optimizer, "min", factor, patience, threshold, "abs", cooldown, min_lr)
         self.monitor = monitor

@@ -4,6 +4,7 @@ import logging
 import platform
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -15,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import __version__, report
 from vae_lab.commandline import compose, in_a_job, launch, relative, table, write_traceback
-from vae_lab.config import check, has_density, is_normalised, validates
+from vae_lab.config import Config, check_values, validates
 from vae_lab.errors import ConfigError
 
 if TYPE_CHECKING:  # heavy, and not for --help
     from pytorch_lightning import Callback, Trainer
 
+    from vae_lab.module import VAEModule
     from vae_lab.runs import Run
     from vae_lab.view import View
 
@@ -44,7 +46,7 @@ def train(overrides: Sequence[str] = ()) -> "Run":
 
 def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     """Train what a configuration describes, in the directory `path`; a run that has ended there is loaded."""
-    check(config)
+    check_values(config, Config)
 
     from vae_lab import runs
 
@@ -53,8 +55,8 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         if path.resolve() != Path(config.resume).resolve():
             raise ConfigError(f"resume={config.resume} goes on in that directory: leave out hydra.run.dir and sweeps")
         config = runs.resumed_config(config, overrides)
-        check(config)
-    if "root" in config.data:
+        check_values(config, Config)
+    if config.data.get("root") and isinstance(config.data.root, str):
         config.data.root = str(Path(config.data.root).expanduser().absolute())  # for whoever loads it from elsewhere
     if not runs.is_new(path):
         changed = runs.differences(path, config)
@@ -87,7 +89,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
     # everything that can be refused is built before data are read, and data are read before anything is written
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module, data = runs.build_module(config), runs.build_data(config)
-    clock, monitor = Clock(), what_is_best(config)
+    clock, monitor = Clock(), what_is_best(config, module)
     writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
     more, view = runs.build_each(config, "callbacks"), View(module.vae, data, epoch=0)
     left_out = leave_out(more, view)
@@ -113,7 +115,7 @@ def fit(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
 
     say = rank_zero_only(log.info)
     settings = OmegaConf.to_container(config, resolve=True)
-    with recorded(path), loggers.in_use(trainer.loggers, settings):
+    with recorded(path), accepted(), loggers.in_use(trainer.loggers, settings):
         weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
         say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
         if left_out:
@@ -157,15 +159,15 @@ def page_of(path: Path) -> Path | None:
         return None
 
 
-def what_is_best(config: DictConfig) -> str | None:
+def what_is_best(config: DictConfig, module: "VAEModule") -> str | None:
     """Return the metric that tells the best checkpoint; None without validation, where the last is the best."""
     from vae_lab.module import UNNORMALISED
 
     if not validates(config):
         return None
-    if not has_density(config):
+    if not module.vae.encoder.has_density:
         return "val/mse"
-    return "val/elbo" if is_normalised(config) else f"val/elbo{UNNORMALISED}"
+    return "val/elbo" if module.normalised else f"val/elbo{UNNORMALISED}"
 
 
 def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -> "Trainer":
@@ -181,7 +183,7 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list["Callback"]) -
         bar = sys.stdout.isatty()
     bars = [TQDMProgressBar(refresh_rate=20)] if bar else []
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
-    more = runs.build(config, "logger").items()
+    more = runs.build_each(config, "logger").items()
     plugins = runs.build(config.trainer, "plugins") if config.trainer.get("plugins") else []
     plugins = plugins if isinstance(plugins, list) else [plugins]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -257,6 +259,24 @@ def recorded(path: Path) -> Iterator[None]:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def accepted() -> Iterator[None]:
+    """Say in one line what Lightning itself refuses when the training has begun, such as a metric that there is not.
+
+    Raises:
+        ConfigError: in place of what Lightning raises; errors of anything that it calls stay as they are.
+    """
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if isinstance(error, MisconfigurationException) or "pytorch_lightning" in raised_in.parts:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        raise
 
 
 @contextmanager

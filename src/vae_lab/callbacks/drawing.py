@@ -1,19 +1,20 @@
 """When a figure is drawn in a training, and where it goes."""
 
 import logging
+import math
+import re
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from vae_lab import loggers
-from vae_lab.config import AT_LEAST_1, POSITIVE, RULES, SEED, TRUE_OR_FALSE, Rule, or_null
 from vae_lab.files import replacing
 from vae_lab.module import VAEModule
 from vae_lab.view import View
@@ -25,6 +26,28 @@ def is_list(value: object) -> bool:
     """Tell whether a value is a list of values, which a word is not."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
+
+class Rule(NamedTuple):
+    """What a value has to be, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def whole(least: int, most: float = math.inf) -> Rule:
+    """Return the rule for whole numbers from `least` to `most`."""
+    words = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+    return Rule(f"a whole number {words}", lambda value: type(value) is int and least <= value <= most)
+
+
+def or_null(rule: Rule) -> Rule:
+    """Return the rule for null, or what another holds for."""
+    return Rule(f"null or {rule.words}", lambda value: value is None or rule.holds(value))
+
+
+AT_LEAST_1, SEED = whole(1), whole(0, 2**32 - 1)
+POSITIVE = Rule("a number above 0", lambda value: type(value) in (int, float) and math.isfinite(value) and value > 0)
+TRUE_OR_FALSE = Rule("true or false", lambda value: isinstance(value, bool))
 
 Labels = Sequence[int | str]  # classes, by number or by name
 
@@ -38,7 +61,7 @@ NAMED = {
         )
     ),
     "label": Rule("a class", lambda value: not is_list(value)),
-    "name": RULES["name"],
+    "name": Rule("letters, digits, . _ and -", lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII) is not None),
 }
 KINDS: dict[Any, Rule] = {
     int: AT_LEAST_1,

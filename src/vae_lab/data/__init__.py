@@ -2,7 +2,7 @@
 
 from vae_lab.data.batches import Batches, Plan, Stream, seed_device, seeds
 from vae_lab.data.folder import Folder
-from vae_lab.data.images import ImageData, Images, Raw, bernoulli
+from vae_lab.data.images import ImageData, Images, ImageShape, Raw, bernoulli
 from vae_lab.data.sets import CIFAR10, MNIST, Digits, Downloaded
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Downloaded",
     "Folder",
     "ImageData",
+    "ImageShape",
     "Images",
     "Plan",
     "Raw",

@@ -1,18 +1,20 @@
 """Images from a folder, of the common formats with 8 bits a value."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Gt, Lt
 from PIL import Image
+from pydantic import PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
+from vae_lab.checks import checked
 from vae_lab.data.batches import split_off_test
-from vae_lab.data.images import ImageData
+from vae_lab.data.images import ImageData, ImageShape, Root
 from vae_lab.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -39,13 +41,14 @@ class Folder(ImageData):
         ValueError: for a shape of another number of channels.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        root: str | Path,
-        shape: Sequence[int],
-        classes: int | None = None,
-        test_fraction: float = 0.1,
+        root: Root,
+        shape: ImageShape,
+        classes: PositiveInt | None = None,
+        test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1,
         skip_unreadable: bool = False,
         **options: Any,
     ) -> None:

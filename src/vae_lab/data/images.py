@@ -3,17 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge, Le, Len, MinLen
+from pydantic import NonNegativeInt, PositiveInt
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from vae_lab.checks import DropProbability, checked
 from vae_lab.data.batches import Batches, Plan, Stream, generator, seed_device
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
 from vae_lab.noise import rotate_and_shift
+
+Root = Annotated[str, MinLen(1)] | Path  # of a folder
+ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 
 class Raw(NamedTuple):
@@ -102,27 +109,26 @@ class ImageData(LightningDataModule, ABC):
         seed: of the validation split, the order and the noise.
 
     Raises:
-        ValueError: for another `binarize`, or augmentation that leaves nothing, or of pixels that are drawn once.
+        ValueError: for augmentation that leaves nothing, or of pixels that are drawn once.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        shape: Sequence[int],
-        classes: int | None = None,
-        batch_size: int = 128,
-        val_fraction: float = 0.1,
+        shape: ImageShape,
+        classes: PositiveInt | None = None,
+        batch_size: PositiveInt = 128,
+        val_fraction: DropProbability | Annotated[int, Ge(2)] = 0.1,
         binarize: Literal["none", "threshold", "dynamic", "static"] = "none",
         binarize_input: bool = True,
         noise: nn.Module | None = None,
-        rotation: float = 0.0,
-        shift: int = 0,
-        num_workers: int = 0,
-        seed: int = 0,
+        rotation: Annotated[float, Ge(0), Le(180)] = 0.0,
+        shift: NonNegativeInt = 0,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        if binarize not in ("none", "threshold", "dynamic", "static"):
-            raise ValueError(f"binarize={binarize} must be none, threshold, dynamic or static")
         if binarize == "static" and (rotation or shift):
             raise ValueError("binarize=static draws pixels once, which rotation and shift would move: take dynamic")
         if shift >= min(shape[-2:]):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_lab.checks import checked
 from vae_lab.data.batches import split_off_test
-from vae_lab.data.images import ImageData
+from vae_lab.data.images import ImageData, Root
 from vae_lab.errors import DataError
 
 
@@ -24,7 +25,8 @@ class Downloaded(ImageData):
 
     folder: str  # below the root
 
-    def __init__(self, *, root: str | Path, **options: Any) -> None:
+    @checked
+    def __init__(self, *, root: Root, **options: Any) -> None:
         super().__init__(**options)
         self.root = Path(root).expanduser()
 

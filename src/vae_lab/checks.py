@@ -1,0 +1,78 @@
+"""Argument checks: a constructor states its rules as pydantic types in its signature, and an error becomes one line.
+
+class Gaussian(Head):
+    @checked
+    def __init__(self, scale: PositiveFloat = 1.0, mean: Literal["sigmoid", "identity"] = "sigmoid") -> None: ...
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError, validate_call
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid")
+checked = validate_call(config=STRICT)
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+DropProbability = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+WORDS = {  # for what pydantic says in terms of Python
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "sequence_str": "a list",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "a list of length {min_length} or more",
+    "too_long": "a list of length {max_length} or less",
+    "string_too_short": "a string of length {min_length} or more",
+    "value_error": "{error}",
+}
+
+
+def in_one_line(error: ValidationError) -> str:
+    """Return what is wrong with the first argument that an error is about, as `scale=-1: must be greater than 0`.
+
+    Where an argument may be of several types, what is allowed is joined by "or"; of an element of a list, as in
+    `hidden[0]=0: must be greater than 0`, only what an element may be is told.
+    """
+    name = error.errors()[0]["loc"][:1]
+    places: dict[str, list[Any]] = {}
+    for wrong in error.errors():
+        if wrong["loc"][:1] == name:  # behind the name are positions in lists, and words of pydantic's for types
+            indices = "".join(f"[{index}]" for index in wrong["loc"][1:] if isinstance(index, int))
+            places.setdefault(f"{''.join(map(str, name))}{indices}", []).append(wrong)
+    place, found = max(places.items(), key=lambda item: item[0].count("["))
+    if found[0]["type"].startswith("missing"):
+        return f"{place}: must be given"
+    if found[0]["type"] == "unexpected_keyword_argument":
+        return f"{place}: unknown option"
+    if not place:  # it is about all arguments together, and says which
+        return in_words(found[0])
+    value = " ".join(str(found[0]["input"]).split())
+    value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
+    return f"{place}={value}: must be {' or '.join(dict.fromkeys(map(in_words, found)))}"
+
+
+def in_words(wrong: Any) -> str:
+    """Return what pydantic found to be allowed, without its own terms."""
+    if wrong["type"] in WORDS:
+        return WORDS[wrong["type"]].format(**wrong.get("ctx", {}))
+    if wrong["type"] == "is_instance_of" and wrong["ctx"]["class"] == "Sequence":
+        return "a list"
+    words = wrong["msg"].removeprefix("Input should be ").replace("a valid", "a").replace("None", "null")
+    return words.replace("'", "")
+
+
+@contextmanager
+def inside(part: str) -> Iterator[None]:
+    """Put the name of a part before those of the arguments that it refuses."""
+    try:
+        yield
+    except ValidationError as error:
+        wrong: list[Any] = [
+            {**each, "loc": (f"{part}.{each['loc'][0]}", *each["loc"][1:])} for each in error.errors(include_url=False)
+        ]
+        raise ValidationError.from_exception_data(error.title, wrong) from error
