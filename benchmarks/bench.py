@@ -30,12 +30,14 @@ import torch
 import bare
 import page
 from in_turns import InTurns, Parts
-from vae_lab.callbacks import Curves, Drawing
-from vae_lab.commandline import environment
+from vae_lab.figures import Figure
 from vae_lab.model import Batch
-from vae_lab.objectives import Compiled
-from vae_lab.train import revision, train
-from vae_lab.workarounds import onednn
+from vae_lab.runs.directory import revision
+from vae_lab.train import train
+from vae_lab.training import figures as drawing
+from vae_lab.training.compiled import Compiled
+from vae_lab.training.figures import DrawFigures
+from vae_lab.workarounds import onednn, variable
 
 HERE = Path(__file__).resolve().parent
 MLP = "model=bernoulli_mlp"
@@ -217,24 +219,38 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     each: dict[str, list[float]] = {}
     shares, rest = [], []
 
-    def timed(function: Callable[..., None]) -> Callable[..., None]:
-        def measured(drawing: Drawing, *arguments: Any) -> None:
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(first: Any, *arguments: Any) -> Any:
+            name = first.name if isinstance(first, Figure) else current[-1]
             began = time.perf_counter()
-            function(drawing, *arguments)
-            seconds.setdefault(drawing.name, []).append(time.perf_counter() - began)
+            try:
+                return function(first, *arguments)
+            finally:
+                seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
 
         return measured
 
-    with patch.object(Drawing, "save", timed(Drawing.save)), patch.object(Curves, "note", timed(Curves.note)), silent():
+    def warned(name: str, epoch: int) -> Any:
+        current.append(name)  # whose figure is drawn and saved from here on
+        return of_a_name(name, epoch)
+
+    current, of_a_name = ["curves"], drawing.warned
+    with (
+        patch.object(Figure, "draw", timed(Figure.draw)),
+        patch.object(drawing, "save", timed(drawing.save)),
+        patch.object(drawing, "warned", warned),
+        patch.object(DrawFigures, "keep_kl", timed(DrawFigures.keep_kl)),
+        silent(),
+    ):
         for seed in range(min(pairs, 3)):
-            seconds: dict[str, list[float]] = {}
+            seconds: dict[str, float] = {}
             began = time.perf_counter()
             trained([MLP, "callbacks=default", f"seed={seed}", f"trainer.max_epochs={epochs}"], root)
-            drawn = sum(map(sum, seconds.values()))
+            drawn = sum(seconds.values())
             rest.append(time.perf_counter() - began - drawn)
             shares.append(drawn / rest[-1])
             for name, found in seconds.items():
-                each.setdefault(name, []).append(sum(found))
+                each.setdefault(name, []).append(found)
     return {
         "epochs": epochs,
         "seconds": statistics.median(rest),
@@ -337,7 +353,7 @@ def main() -> None:
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
     if results.get("machine") != (here := machine()):
         results = {"machine": here}
-    with tempfile.TemporaryDirectory() as folder, environment("TORCHINDUCTOR_CACHE_DIR", f"{folder}/compiled"):
+    with tempfile.TemporaryDirectory() as folder, variable("TORCHINDUCTOR_CACHE_DIR", f"{folder}/compiled"):
         root, images = options.root.absolute(), "MNIST"
         if not (root / "MNIST" / "raw").exists():
             root, images = Path(folder), "random images"

@@ -10,7 +10,7 @@ import tempfile
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from vae_lab import callbacks, runs
+from vae_lab import figures, runs
 from vae_lab.train import train
 from vae_lab.view import View
 
@@ -38,7 +38,7 @@ def main() -> None:
     regression.fit(pixels(data.train.image / 255), data.train.label)
     print(f"test images: {regression.score(pixels(data.test.image / 255), data.test.label):.1%} told")
     view = View(run.module.vae, data, run.module.epoch)
-    drawing = callbacks.ClassSamples(seed=options.seed)
+    drawing = figures.ClassSamples(seed=options.seed)
     with view.undisturbed(drawing.seed):
         z, classes = drawing.sample(view, options.each)
         told = torch.from_numpy(regression.predict(pixels(view.decode(z).flatten(0, 1)))).view(len(classes), -1)

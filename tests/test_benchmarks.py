@@ -6,7 +6,7 @@ import torch
 
 from conftest import ROOT, write_mnist
 from vae_lab import runs
-from vae_lab.commandline import compose
+from vae_lab.cli.compose import compose
 from vae_lab.data import MNIST
 from vae_lab.metrics import Sums
 from vae_lab.model import Batch

@@ -7,9 +7,10 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from vae_lab import checkpoints, runs
+from vae_lab import runs
 from vae_lab.errors import DataError
 from vae_lab.train import train
+from vae_lab.training import checkpoints
 
 
 def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from conftest import needs_mnist, write_cifar10, write_images, write_mnist
 from vae_lab import runs
-from vae_lab.commandline import CONF, compose
+from vae_lab.cli.compose import CONF, compose
 from vae_lab.data import ImageData, Images, Plan
 from vae_lab.errors import ConfigError
-from vae_lab.module import VAEModule
+from vae_lab.training.module import VAEModule
 
 NETWORKS = [file.stem for file in sorted((CONF / "encoder").glob("[!_]*.yaml"))]
 PRESETS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from vae_lab.commandline import job_dir, run_dir
+from vae_lab.cli.compose import job_dir, run_dir
 from vae_lab.errors import ConfigError
 from vae_lab.train import train
 
@@ -216,7 +216,7 @@ def test_folders_of_jobs_differ_where_the_overrides_do() -> None:
 
 def test_no_two_runs_share_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = datetime(2026, 1, 31)  # the same microsecond for all
-    monkeypatch.setattr("vae_lab.commandline.datetime", SimpleNamespace(now=lambda: moment))
+    monkeypatch.setattr("vae_lab.cli.compose.datetime", SimpleNamespace(now=lambda: moment))
     assert len({run_dir(None, "outputs/vae") for _ in range(20)}) > 15
     assert run_dir("outputs/vae/mine", "outputs/vae") == "outputs/vae/mine"
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.optim.lr_scheduler import LRScheduler
 
-from vae_lab import data, likelihoods, networks, noise, objectives, posteriors, priors, runs, schedulers
-from vae_lab.commandline import CONF, compose
-from vae_lab.config import Config, binarization, check_values
+from vae_lab import data, likelihoods, networks, noise, objectives, posteriors, priors, runs
+from vae_lab.cli.compose import CONF, compose
+from vae_lab.cli.schema import Config, check_values
 from vae_lab.errors import ConfigError
 from vae_lab.model import Head
-from vae_lab.module import VAEModule
+from vae_lab.runs.build import binarization
 from vae_lab.train import train
+from vae_lab.training import schedulers
+from vae_lab.training.module import VAEModule
 
 OPTIONS = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if not file.stem.startswith("_")]
 NEEDS = {  # what an option does not stand without
@@ -262,7 +264,7 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
         (["likelihood._target_=vae_lab.likelihoods.Cauchy"], "likelihood._target_=vae_lab.likelihoods.Cauchy"),
         (
             ["likelihood._target_=torch.nn.Identity"],
-            "^likelihood._target_=torch.nn.Identity: must be a vae_lab.model.Head",
+            "^likelihood._target_=torch.nn.Identity: must derive from vae_lab.Head",
         ),
         (
             [

@@ -11,11 +11,11 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily
 from conftest import IMAGE, make_batch, make_vae
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.model import Batch, Conditional, Draw
-from vae_lab.module import VAEModule
 from vae_lab.networks import MLP
 from vae_lab.objectives import Elbo, Terms, elbo_terms
 from vae_lab.posteriors import Normal
 from vae_lab.priors import StandardNormal
+from vae_lab.training.module import VAEModule
 
 
 class VampPrior(nn.Module):

@@ -14,11 +14,11 @@ import torch
 
 from conftest import write_images, write_mnist
 from vae_lab import runs
-from vae_lab.commandline import environment
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.evaluate import evaluate
 from vae_lab.runs import Run
 from vae_lab.train import train
+from vae_lab.workarounds import variable
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -127,6 +127,6 @@ def test_a_run_is_evaluated_where_its_devices_are_not(digits_run: Run, tmp_path:
     config = (path / "config.yaml").read_text()
     config = config.replace("accelerator: auto", "accelerator: gpu").replace("devices: 1", "devices: 4")
     (path / "config.yaml").write_text(config.replace("strategy: auto", "strategy: ddp"))
-    with environment("CUDA_VISIBLE_DEVICES", ""):
+    with variable("CUDA_VISIBLE_DEVICES", ""):
         numbers = evaluate([f"run={path}", "device=cpu"])
     assert numbers["test/elbo"] == digits_run.metrics["test/elbo"]

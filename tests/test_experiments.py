@@ -17,8 +17,8 @@ from PIL import Image
 
 from conftest import ROOT, write_images
 from vae_lab import runs
-from vae_lab.commandline import CONF, compose
-from vae_lab.config import Config, check_values
+from vae_lab.cli.compose import CONF, compose
+from vae_lab.cli.schema import Config, check_values
 from vae_lab.generate import generate
 from vae_lab.train import train
 
@@ -162,7 +162,7 @@ def test_a_sweep_trains_both_decoders(
     done = command("-m", f"experiment={name}", *short_training(name, tmp_path), "callbacks=none")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob(f"outputs/{name}/*/report.html"))) == 2
-    stored = [runs.stored_config(file.parent) for file in tmp_path.glob(f"outputs/{name}/*/metrics.json")]
+    stored = [runs.directory.stored_config(file.parent) for file in tmp_path.glob(f"outputs/{name}/*/metrics.json")]
     assert {config.likelihood._target_.rpartition(".")[2] for config in stored} == {"Gaussian", "GaussianLearned"}
 
 

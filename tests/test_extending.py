@@ -42,8 +42,16 @@ def test_its_commands_train(
 ) -> None:
     python, dash, module, *arguments = shlex.split(line)
     assert (python, dash) == ("python", "-m")
-    done = command(*arguments, "trainer.max_epochs=2", "callbacks=none", module=module)
+    figures = [] if "callbacks=[default,mean_image]" in arguments else ["callbacks=none"]
+    done = command(*arguments, "trainer.max_epochs=2", *figures, module=module)
     assert done.returncode == 0, done.stderr
+    if not figures:
+        (run,) = tmp_path.glob("outputs/vae/*")
+        assert (run / "figures" / "mean_image" / "epoch-0002.png").exists()
+        assert "They should be the same." in (run / "report.html").read_text()
+        made = command(f"run={run}", "figure=mean_image", "figures.mean_image.n=5", module="vae_lab.generate")
+        assert (made.returncode, made.stderr) == (0, "")
+        assert (run / "generated" / "mean_image.png").exists()
     found = sorted(tmp_path.glob("outputs/vae/*/metrics.json"))
     assert len(found) == (4 if "-m" in arguments else 1)
     for file in found:
@@ -60,7 +68,10 @@ def test_its_parts_are_right(mine: Path) -> None:
     x = torch.linspace(-4, 5, 20_001, dtype=torch.float64)
     density = parts.Laplace(0.3)(torch.zeros(1, 1, 1, dtype=torch.float64)).log_prob(x[:, None, None, None]).exp()
     assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-6)
-    with pytest.raises(ConfigError, match=r"^likelihood\.scale=0: must be greater than 0$"), runs.blame("likelihood"):
+    with (
+        pytest.raises(ConfigError, match=r"^likelihood\.scale=0: must be greater than 0$"),
+        runs.build.blame("likelihood"),
+    ):
         parts.Laplace(scale=0)
     image = torch.rand(2, 1, 5, 5)
     assert parts.Blur(3)(image)[0, 0, 2, 2].item() == pytest.approx(image[0, 0, 1:4, 1:4].mean().item())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import vae_lab
 from conftest import ROOT
 from vae_lab import VAE, Conditional, ConvDecoder, ConvEncoder, Gaussian, Normal, StandardNormal, runs
-from vae_lab.commandline import compose
+from vae_lab.cli.compose import compose
 from vae_lab.workarounds import onednn
 
 LOOP = re.search(r"```python\n(import torch\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]

@@ -6,8 +6,8 @@ import torch
 
 from conftest import make_batch, make_vae
 from vae_lab.likelihoods import Bernoulli, CrossEntropy, Gaussian, GaussianLearned, GaussianShared
-from vae_lab.module import VAEModule
 from vae_lab.objectives import Elbo
+from vae_lab.training.module import VAEModule
 
 
 def test_bernoulli_sums_to_one_over_all_images(double: None) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pytorch_lightning.loggers import WandbLogger
 
 from vae_lab.errors import ConfigError, DataError
-from vae_lab.loggers import Curves, Lines, in_use
 from vae_lab.train import train
+from vae_lab.training.loggers import Curves, Lines, in_use
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -47,6 +47,24 @@ def test_a_look_without_gradients_takes_none_away() -> None:
         assert torch.equal(looked, plain)
 
 
+class LearnedPrior(torch.nn.Module):
+    """A prior with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(LATENT))
+
+    def forward(self, encode: callable) -> Independent:
+        return Independent(Normal(self.mean, torch.ones(LATENT)), 1)
+
+
+def test_a_draw_without_gradients_builds_no_graph() -> None:
+    with torch.no_grad():
+        draw = make_vae(prior=LearnedPrior()).draw(make_batch())
+    assert not draw.log_prior.requires_grad
+    assert not draw.kl.requires_grad
+
+
 def test_draw_scores_its_own_samples(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     draw = vae.draw(batch, samples=2)

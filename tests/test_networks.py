@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vae_lab import runs
-from vae_lab.commandline import compose
+from vae_lab.cli.compose import compose
 from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
 
 

@@ -10,7 +10,8 @@ from conftest import LATENT, make_batch, make_vae
 from vae_lab import posteriors
 from vae_lab.likelihoods import Gaussian
 from vae_lab.model import VAE, Batch
-from vae_lab.objectives import Compiled, Elbo, Reconstruction, elbo_terms
+from vae_lab.objectives import Elbo, Reconstruction, elbo_terms
+from vae_lab.training.compiled import Compiled
 from vae_lab.workarounds import onednn
 
 

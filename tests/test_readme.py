@@ -10,8 +10,8 @@ import pytest
 
 from conftest import ROOT, make_batch, make_vae
 from vae_lab import runs
-from vae_lab.commandline import CONF, compose
-from vae_lab.config import Config, check_values
+from vae_lab.cli.compose import CONF, compose
+from vae_lab.cli.schema import Config, check_values
 from vae_lab.evaluate import evaluate
 from vae_lab.generate import generate
 from vae_lab.report import report
@@ -82,8 +82,8 @@ def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pyt
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", FIGURES, re.DOTALL):
         exec(block, names)
-    assert names["report"].error.shape == (359,)
-    assert len([axes for axes in names["figure"].axes if axes.images]) == 2
+    assert names["errors"].error.shape == (359,)
+    assert len([axes for axes in names["drawn"].axes if axes.images]) == 2
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if " -m model" not in line])

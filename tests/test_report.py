@@ -18,9 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from vae_lab import report, runs
-from vae_lab.callbacks import Curves, Samples
-from vae_lab.commandline import compose, literal
+from vae_lab.cli.compose import compose, literal
 from vae_lab.errors import ConfigError, DataError
+from vae_lab.figures import Curves, Samples
 from vae_lab.generate import generate
 from vae_lab.runs import Run
 from vae_lab.train import train
@@ -125,7 +125,7 @@ def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finis
             assert (int(last["width"]), int(last["height"])) == image.size == shown_image.size
             difference = np.asarray(image.convert("RGB"), float) - np.asarray(shown_image.convert("RGB"), float)
             assert np.abs(difference).mean() < 3
-        drawing = runs.figure_class(finished.config.callbacks[name])
+        drawing = runs.changes.figure_class(finished.config.callbacks[name])
         assert drawing is not None
         assert drawing.look_for
         assert drawing.look_for in page.text
@@ -158,7 +158,7 @@ def again(file: Path) -> list[str]:
 def test_the_command_makes_the_same_training_again(finished: Run) -> None:
     arguments = again(finished.path / "report.html")
     assert not [each for each in arguments if each.startswith("hydra.")]  # it gets a directory of its own
-    assert runs.changes(compose("train", arguments)[0], finished.config) == []
+    assert runs.changes.changes(compose("train", arguments)[0], finished.config) == {}
 
 
 def test_the_command_of_a_run_that_went_on_has_its_last_settings(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_command_of_a_run_that_went_on_has_its_last_settings(tmp_path: Path)
     arguments = again(run.path / "report.html")
     assert "trainer.max_epochs=2" in arguments
     assert "trainer.max_epochs=1" not in arguments
-    assert runs.changes(compose("train", arguments)[0], run.config) == []
+    assert runs.changes.changes(compose("train", arguments)[0], run.config) == {}
 
 
 def test_what_was_added_stays_added(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_was_added_stays_added(tmp_path: Path) -> None:
     run = train([f"resume={run.path}", "+trainer.inference_mode=false", "trainer.max_epochs=2"])
     arguments = again(run.path / "report.html")
     assert "+trainer.inference_mode=false" in arguments
-    assert runs.changes(compose("train", arguments)[0], run.config) == []
+    assert runs.changes.changes(compose("train", arguments)[0], run.config) == {}
 
 
 def test_what_was_taken_away_is_a_difference(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_part_of_the_users_own_is_found_again(command: Callable[..., Completed
     assert done.stdout.splitlines()[-1].endswith(f"open {page.relative_to(tmp_path)}")
     assert place in again(page)
     config = compose("train", again(page))[0]
-    assert runs.changes(config, runs.stored_config(page.parent)) == []
+    assert runs.changes.changes(config, runs.directory.stored_config(page.parent)) == {}
 
 
 def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_run_whose_class_is_not_here_any_more_has_a_page(digits_run: Run, tmp_
 
 def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train([*SMALL, "trainer.max_epochs=1", "callbacks=class_mse", f"hydra.run.dir={tmp_path / 'run'}"])
-    monkeypatch.setattr("vae_lab.runs.finish", lambda *_: 1 / 0)
+    monkeypatch.setattr("vae_lab.runs.directory.write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train([f"resume={run.path}", "trainer.max_epochs=2"])
     assert not (run.path / "report.html").exists()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vae_lab.schedulers import Plateau
+from vae_lab.training.schedulers import Plateau
 
 
 def make(**options: object) -> tuple[torch.optim.Optimizer, Plateau]:

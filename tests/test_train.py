@@ -260,7 +260,7 @@ def test_a_directory_with_other_settings_is_refused(small: Trainer) -> None:
     first = small()
     with pytest.raises(ConfigError, match="latent_dim was 2, is 3"):
         small("latent_dim=3")
-    assert runs.stored_config(first.path).latent_dim == 2
+    assert runs.directory.stored_config(first.path).latent_dim == 2
 
 
 def test_images_of_another_folder_are_another_run(tmp_path: Path, small: Trainer) -> None:

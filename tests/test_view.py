@@ -44,7 +44,7 @@ def test_a_model_is_put_back_after_an_error(view: View) -> None:
 
 
 def test_chosen_images_take_turns_among_the_classes(view: View) -> None:
-    label = view.test.label
+    label = view.label
     chosen = view.chosen(23)
     assert label[chosen].tolist() == [*range(10), *range(10), 0, 1, 2]
     for each in range(10):
@@ -84,7 +84,7 @@ def test_labels_are_numbers_or_names(view: View) -> None:
 def test_codes_and_images_are_those_of_the_model(view: View) -> None:
     indices = torch.arange(359)
     batch = view.batch(indices)
-    assert torch.equal(batch.target, (view.test.image > 127).float())
+    assert torch.equal(batch.target, (view.data.test.image > 127).float())
     with torch.no_grad():
         q = view.vae.encode(batch.target)
         codes = view.encode(batch)
@@ -92,7 +92,7 @@ def test_codes_and_images_are_those_of_the_model(view: View) -> None:
         torch.testing.assert_close(codes.std, q.stddev)
         kl = torch.distributions.kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0))
         torch.testing.assert_close(codes.kl, kl)
-        assert torch.equal(codes.label, view.test.label)
+        assert torch.equal(codes.label, view.label)
         for name, all_of_them in view.codes(10_000)._asdict().items():
             torch.testing.assert_close(all_of_them, getattr(codes, name))
         z = torch.randn(3, 500, 3)  # more than go through the model at once
@@ -101,8 +101,8 @@ def test_codes_and_images_are_those_of_the_model(view: View) -> None:
 
 
 def test_batches_are_the_test_split(view: View) -> None:
-    batches = [view.planned(plan) for plan in view.plans()]
-    assert torch.equal(torch.cat([batch.label for batch in batches]), view.test.label)
+    batches = [batch for _, batch in view.data.test_batches(view.device, view.dtype)]
+    assert torch.equal(torch.cat([batch.label for batch in batches]), view.label)
     assert [len(batch.label) for batch in batches] == [128, 128, 103]
 
 

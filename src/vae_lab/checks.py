@@ -47,7 +47,7 @@ def in_one_line(error: ValidationError) -> str:
     place, found = max(places.items(), key=lambda item: item[0].count("["))
     if found[0]["type"].startswith("missing"):
         return f"{place}: must be given"
-    if found[0]["type"] == "unexpected_keyword_argument":
+    if found[0]["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: unknown option"
     if not place:  # it is about all arguments together, and says which
         return in_words(found[0])

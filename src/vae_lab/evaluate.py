@@ -4,13 +4,17 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, fit_for_a_path, launch, relative, table
-from vae_lab.config import Evaluate, check_values
+from vae_lab.cli.compose import compose, fit_for_a_path
+from vae_lab.cli.launch import launch
+from vae_lab.cli.schema import Evaluate, check_values
+from vae_lab.cli.text import relative, table
 
 if TYPE_CHECKING:  # heavy, and not for --help
     from vae_lab.metrics import ClassMeans
@@ -31,25 +35,25 @@ def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
     return run(compose("evaluate", overrides)[0])
 
 
-def run(config: DictConfig) -> dict[str, float]:
-    """Test what a configuration says, print the numbers, and write them with the report of the classes."""
+def run(config: DictConfig, *_: object) -> dict[str, float]:
     check_values(config, Evaluate)
 
     import pytorch_lightning as pl
 
-    from vae_lab import callbacks, runs
-    from vae_lab.files import replacing
-    from vae_lab.view import View
+    from vae_lab import runs
+    from vae_lab.figures import ClassMse, save
+    from vae_lab.runs import directory
+    from vae_lab.training.figures import write_table
     from vae_lab.workarounds import lightning
 
     found = Path(config.run)
     changed = bool(config.data) or config.seed is not None
     if config.seed is None:
-        config.seed = runs.stored_config(found).seed
+        config.seed = directory.stored_config(found).seed
     OmegaConf.resolve(config)
     tested = runs.load(found, config.checkpoint, config.device, {"seed": config.seed, **config.data})
     out = Path(config.out) if config.out else found / folder(config, changed)
-    with runs.writable(out):
+    with directory.writable(out):
         out.mkdir(parents=True, exist_ok=True)
     device = next(tested.module.parameters()).device
     precision = tested.config.trainer.get("precision")
@@ -67,20 +71,17 @@ def run(config: DictConfig) -> dict[str, float]:
         trainer.test(tested.module, tested.data, verbose=False)
     numbers = dict(tested.module.numbers)
 
-    view = View(tested.module.to(device).vae, tested.data, tested.module.epoch, found)
-    drawing = callbacks.ClassMse()
+    view, figure = replace(tested, module=tested.module.to(device)).view(), ClassMse()
     with trainer.precision_plugin.forward_context():
-        report = drawing.report(view)
-        picture = drawing.picture(view, report)
-    with runs.writable(out):
-        callbacks.write_table(out / "class_mse.csv", report.classes, tested.data.class_names)
-        callbacks.write(picture, out / "class_mse.png")
+        classes, drawn = view.errors.classes, figure.draw(view)
+    with directory.writable(out):
+        write_table(out / "class_mse.csv", classes, view.class_names)
+        save(drawn, out / "class_mse.png")
         used = OmegaConf.to_container(tested.config.data, resolve=True)
         settings = {"checkpoint": config.checkpoint, "epoch": tested.module.epoch, "data": used}
-        with replacing(out / "metrics.json") as beside:
-            beside.write_text(json.dumps({**numbers, **settings}, indent=2, allow_nan=False) + "\n")
+        directory.write_json(out / "metrics.json", {**numbers, **settings})
     log.info(table(numbers))
-    log.info(class_table(report.classes, tested.data.class_names))
+    log.info(class_table(classes, view.class_names))
     log.info("results are in %s", relative(out.absolute()))
     return numbers
 
@@ -95,7 +96,6 @@ def folder(config: DictConfig, changed: bool) -> str:
 
 
 def class_table(classes: "ClassMeans", names: Sequence[str]) -> str:
-    """Return the squared error of each class as a table, and the mean over the classes."""
     width = max(len(name) for name in (*names, "mean over classes")) + 2
     rows = [f"{'class':{width}}{'images':>10}{'mse':>12}"]
     for name, mse, images in zip(names, classes.mean.tolist(), classes.images.tolist(), strict=True):
@@ -104,10 +104,7 @@ def class_table(classes: "ClassMeans", names: Sequence[str]) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    """Run the command line."""
-    launch(lambda config, *_: run(config), "evaluate")
-
+main = partial(launch, run, "evaluate")
 
 if __name__ == "__main__":
     main()

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commandline import compose, fit_for_a_path, launch, relative
-from vae_lab.config import Generate, check_values
+from vae_lab.cli.compose import compose, fit_for_a_path
+from vae_lab.cli.launch import launch
+from vae_lab.cli.schema import Generate, check_values
+from vae_lab.cli.text import relative
 from vae_lab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:  # heavy, and not for --help
-    from vae_lab.callbacks import Drawing
     from vae_lab.view import View
 
 log = logging.getLogger(__name__)
@@ -34,40 +36,54 @@ def generate(overrides: Sequence[str] = ()) -> list[Path]:
     return run(compose("generate", overrides)[0])
 
 
-def run(config: DictConfig) -> list[Path]:
-    """Write what a configuration asks for, and return the files."""
+def run(config: DictConfig, *_: object) -> list[Path]:
     check_values(config, Generate)
-    names, by_name = wanted(config)
 
-    from vae_lab import runs
-    from vae_lab.view import View
+    from vae_lab.runs import build, directory, load
 
     found = Path(config.run)
+    stored = directory.stored_config(found)
     if OmegaConf.is_interpolation(config.data, "seed"):  # of other data: the run's, whatever the figures'
-        config.data.seed = runs.stored_config(found).seed
+        config.data.seed = stored.seed
     OmegaConf.resolve(config)
+    offered = known(config, stored)
+    names, by_name = wanted(config, [*offered])
     out = Path(config.out) if config.out else found / "generated"
     if config.animate:
-        runs.stored_config(found)  # or it is no run
-        with runs.writable(out):
-            return [said(file) for file in animations(found / "figures", names, by_name, out)]
-    made = runs.load(found, config.checkpoint, config.device, config.data)
-    view = View(made.module.vae, made.data, made.module.epoch, found)
-    with runs.blame("labels"):
-        view.numbers(config.labels or [])
-    with runs.writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        files = [said(file) for file in figures(config, names, by_name, view, out)]
-        return files + ([] if config.format is None else [said(samples(config, view, out))])
+        written = animations(found / "figures", names, by_name, out)
+    else:
+        view = load(found, config.checkpoint, config.device, config.data).view()
+        with build.blame("labels"):
+            view.numbers(config.labels or [])
+        drawn = figures(config, {name: offered[name] for name in names}, by_name, view, out)
+        written = chain(drawn, samples(config, view, out) if config.format else ())
+    files = []
+    with directory.writable(out):
+        for file in written:
+            log.info("%s", relative(file.absolute()))
+            files.append(file)
+    return files
 
 
-def wanted(config: DictConfig) -> tuple[list[str], bool]:
-    """Return the names of the figures, and whether they were asked for by name.
+def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
+    """Return the descriptions of all figures by name: ours, and those of the run that are not ours."""
+    from vae_lab.runs.changes import figure_class
 
-    Raises:
-        ConfigError: for one that there is not.
-    """
-    there = [name for name, options in config.figures.items() if options is not None]
+    described: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, each in config.figures.items():
+        if each is not None:
+            (described if OmegaConf.is_dict(each) and "_target_" in each else options)[name] = each
+    for name, each in stored.callbacks.items():
+        if figure_class(each) and (name not in config.figures or name in options):
+            described[name] = OmegaConf.merge(each, options.pop(name, {}))
+    if options:
+        raise ConfigError(f"figures.{min(options)}: unknown figure; there are {', '.join(described)}")
+    return described
+
+
+def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
+    """Return the names of the figures to draw, and whether they were asked for by name."""
     asked = config.figure
     useless = [key for key in ("format", *COMMON) if config[key] is not None]
     if config.animate and useless:
@@ -75,101 +91,88 @@ def wanted(config: DictConfig) -> tuple[list[str], bool]:
     if asked is None and config.format is not None:
         return [], False
     if asked is None or asked == "all":
-        if not there:
+        if not names:
             raise ConfigError("figures is empty, so there is nothing to draw")
-        return there, False
-    names = list(asked) if OmegaConf.is_list(asked) else [asked]
-    for name in names or ["[]"]:
-        if name not in there:
-            raise ConfigError(f"figure={name} must be all, or of {', '.join(there)}")
-    return names, True
+        return names, False
+    chosen = list(asked) if OmegaConf.is_list(asked) else [asked]
+    for name in chosen or ["[]"]:
+        if name not in names:
+            raise ConfigError(f"figure={name} must be all, or of {', '.join(names)}")
+    return chosen, True
 
 
-def figures(config: DictConfig, names: Sequence[str], by_name: bool, view: "View", out: Path) -> Iterator[Path]:
-    """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit.
+def figures(
+    config: DictConfig, described: dict[str, DictConfig], by_name: bool, view: "View", out: Path
+) -> Iterator[Path]:
+    """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit."""
+    from pydantic import ValidationError
 
-    Raises:
-        ConfigError: for a figure that was asked for by name and does not fit, or an option that none of them has.
-    """
-    from vae_lab.callbacks import write
+    from vae_lab.checks import in_one_line
+    from vae_lab.figures import Figure, save
+    from vae_lab.runs import build_each
 
-    drawings = {name: described(config, name) for name in names}
-    common = {key: config[key] for key in COMMON if config[key] is not None}
-    taken = {name: {key for key in common if hasattr(drawing, key)} for name, drawing in drawings.items()}
-    useless = common.keys() - set().union(*taken.values())
+    out.mkdir(parents=True, exist_ok=True)
+    drawings = build_each(OmegaConf.create({"figures": described}), "figures")
+    for name, drawing in drawings.items():
+        if not isinstance(drawing, Figure):
+            raise ConfigError(f"figures.{name}._target_={described[name]._target_} is no figure")
+    values: Any = OmegaConf.to_container(config)
+    common = {key: values[key] for key in COMMON if values[key] is not None}
+    useless = common.keys() - {key for drawing in drawings.values() for key in type(drawing).model_fields}
     if useless and drawings and config.format is None:
-        raise ConfigError(
-            f"{min(useless)}={common[min(useless)]} is an option of none of the figures {', '.join(names)}"
-        )
+        key = min(useless)
+        raise ConfigError(f"{key}={common[key]} is an option of none of the figures {', '.join(drawings)}")
     if not by_name:
-        assert view.test is not None  # read, so that none is left out for want of data
+        assert view.label is not None  # read, so that none is left out for want of data
     for name, drawing in drawings.items():
         try:
-            changed = replace(drawing, **{key: common[key] for key in taken[name]})
-            reason = changed.refuses(view)
-            if reason is not None:
+            changed = drawing.changed(**{key: common[key] for key in common if key in type(drawing).model_fields})
+            if reason := changed.refuses(view):
                 raise ValueError(reason)
             changed.check(view)
-            figure = changed.draw(view)
+            drawn = changed.draw(view)
         except ValueError as error:
+            reason = in_one_line(error) if isinstance(error, ValidationError) else str(error)
             if by_name:
-                raise ConfigError(f"figure={name}: {error}") from error
-            log.warning("left out: %s: %s", name, error)
+                raise ConfigError(f"figure={name}: {reason}") from error
+            log.warning("left out: %s: %s", name, reason)
             continue
-        write(figure, out / f"{name}.png")
+        save(drawn, out / f"{name}.png")
         yield out / f"{name}.png"
 
 
-def described(config: DictConfig, name: str) -> "Drawing":
-    """Return what draws a figure, as its own options describe it.
-
-    Raises:
-        ConfigError: where they do not describe a figure.
-    """
-    from vae_lab import callbacks, runs
-
-    drawing = runs.build_each(OmegaConf.create({"figures": {name: config.figures[name]}}), "figures")[name]
-    if not isinstance(drawing, callbacks.Drawing):
-        raise ConfigError(f"figures.{name}._target_={config.figures[name]._target_} is no figure")
-    return drawing
-
-
-def samples(config: DictConfig, view: "View", out: Path) -> Path:
-    """Write samples from the prior, or of the classes in `labels`, and return the file or the folder.
+def samples(config: DictConfig, view: "View", out: Path) -> Iterator[Path]:
+    """Write samples from the prior, or of the classes in `labels`, and yield the file or the folder.
 
     `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
     `label` (N,) where classes were asked for. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
-
-    Raises:
-        ConfigError: for an autoencoder, which has no prior.
     """
     import numpy as np
-    import torch
     from PIL import Image
 
-    from vae_lab import callbacks, runs
-    from vae_lab.figures import tiles
+    from vae_lab.figures import ClassSamples, tiles
     from vae_lab.files import replacing
+    from vae_lab.runs import build
 
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
-    count, labels = config.n or 64, None
-    with view.undisturbed(config.seed or 0), runs.blame("labels"):
+    count = config.n or 64
+    classes: list[int] = []
+    with view.undisturbed(config.seed or 0), build.blame("labels"):
         if config.labels is None:
             z = view.prior_sample(count)
         else:
-            chosen, classes = callbacks.ClassSamples(labels=config.labels).sample(view, count)
-            z, labels = chosen.flatten(0, 1), torch.tensor(classes).repeat_interleave(count)
+            z, classes = ClassSamples(labels=list(config.labels)).sample(view, count)
+            z = z.flatten(0, 1)
         images = {"mean": view.decode(z), "sample": view.decode(z, sampled=True)}
+    labels = np.repeat(classes, count)
     if config.format == "npz":
-        arrays: dict[str, Any] = {"z": z.numpy(), **{name: each.numpy() for name, each in images.items()}}
-        if labels is not None:
-            arrays["label"] = labels.numpy()
+        arrays: dict[str, Any] = {"z": z, **images, **({"label": labels} if classes else {})}
         with replacing(out / "samples.npz") as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        return out / "samples.npz"
-    names = view.class_names if labels is not None else []
-    kinds = [""] * len(z) if labels is None else [f"-{fit_for_a_path(names[label])}" for label in labels]
+        yield out / "samples.npz"
+        return
+    kinds = [f"-{fit_for_a_path(view.class_names[label])}" for label in labels] or [""] * len(z)
     digits = len(str(len(z) - 1))
     for name, each in images.items():
         folder = out / "samples" / name
@@ -179,15 +182,11 @@ def samples(config: DictConfig, view: "View", out: Path) -> Path:
         for number, (image, kind) in enumerate(zip(each, kinds, strict=True)):
             pixels = tiles(image[None, None], config.scale or 1)
             Image.fromarray(pixels).save(folder / f"{number:0{digits}d}{kind}.png")
-    return out / "samples"
+    yield out / "samples"
 
 
 def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
-    """Make a GIF of the figures of the epochs that a training has drawn, and yield the files.
-
-    Raises:
-        DataError: where a figure that was asked for by name, or every one, is there for fewer than two epochs.
-    """
+    """Make a GIF of the figures of the epochs that a training has drawn, and yield the files."""
     from PIL import Image, ImageOps
 
     from vae_lab.files import replacing
@@ -222,16 +221,7 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         )
 
 
-def said(file: Path) -> Path:
-    """Return a path, after telling it to the user."""
-    log.info("%s", relative(file.absolute()))
-    return file
-
-
-def main() -> None:
-    """Run the command line."""
-    launch(lambda config, *_: run(config), "generate")
-
+main = partial(launch, run, "generate")
 
 if __name__ == "__main__":
     main()

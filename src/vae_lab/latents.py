@@ -94,13 +94,7 @@ def principal_axes(points: Tensor, count: int = 2) -> Axes:
 
 
 def class_gaussians(mean: Tensor, std: Tensor, label: Tensor, classes: Sequence[int]) -> Gaussians:
-    """Return each class's Gaussian: the mean of its images' posterior means, and the mean of their variances.
-
-    Args:
-        mean: of each image's posterior (N, D).
-        std: standard deviations of it (N, D).
-        label: class of each image (N,).
-        classes: which to return, C of them.
+    """Return each class's Gaussian: the mean of its images' posterior means (N, D), and the mean of their variances.
 
     Raises:
         ValueError: for a class without an image.

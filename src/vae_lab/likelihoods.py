@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from vae_lab.checks import checked
 from vae_lab.model import Head
+from vae_lab.posteriors import MAX_LOG_SCALE, softplus_scale
 
-MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density overflows
-MEANS = {"sigmoid": nn.Sigmoid, "identity": nn.Identity}  # between the decoder's output and the mean
 Mean = Literal["sigmoid", "identity"]
 
 
@@ -34,7 +33,6 @@ class Bernoulli(Head):
     support: constraints.Constraint | None = constraints.boolean
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return p with batch shape (...) and event shape (C, H, W) from logits (..., C, H, W)."""
         return BernoulliPixels(BernoulliDistribution(logits=parameters, validate_args=False), 3, validate_args=False)
 
 
@@ -42,7 +40,6 @@ class BernoulliPixels(Independent[BernoulliDistribution]):
     """The distribution of an image, with a density that takes two passes over the pixels less than torch's."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return Σ x log π + (1 - x) log(1 - π) of images (..., C, H, W)."""
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
         entropy = functional.binary_cross_entropy_with_logits(logits, value, reduction="none")
         return -entropy.flatten(-self.reinterpreted_batch_ndims).sum(-1)
@@ -63,7 +60,24 @@ class CrossEntropy(Bernoulli):
     normalised = False
 
 
-class Gaussian(Head):
+class RealPixels(Head):
+    """What the Gaussians share: the way from the decoder's output to the mean.
+
+    Args:
+        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+    """
+
+    support = constraints.real
+
+    def __init__(self, mean: Mean) -> None:
+        super().__init__()
+        self.mean = nn.Sigmoid() if mean == "sigmoid" else nn.Identity()
+
+    def normal(self, raw_mean: Tensor, scale: float | Tensor) -> Distribution:
+        return Independent(Normal(self.mean(raw_mean), scale, validate_args=False), 3, validate_args=False)
+
+
+class Gaussian(RealPixels):
     """Real pixels with one fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
 
     Args:
@@ -75,20 +89,16 @@ class Gaussian(Head):
     tensor([0.7979])
     """
 
-    support = constraints.real
-
     @checked
     def __init__(self, scale: PositiveFloat = 1.0, mean: Mean = "sigmoid") -> None:
-        super().__init__()
+        super().__init__(mean)
         self.scale = scale
-        self.mean = MEANS[mean]()
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
-        return Independent(Normal(self.mean(parameters), self.scale, validate_args=False), 3, validate_args=False)
+        return self.normal(parameters, self.scale)
 
 
-class GaussianShared(Head):
+class GaussianShared(RealPixels):
     """Real pixels with one σ, learned and the same for all pixels and images (Rybkin et al., arXiv 2006.13202).
 
     σ = `min_scale` + softplus(ρ), at most e^10; ρ is a parameter of the head.
@@ -106,25 +116,20 @@ class GaussianShared(Head):
     [0.5, 0.5]
     """
 
-    support = constraints.real
-
     @checked
     def __init__(self, scale: PositiveFloat = 0.5, min_scale: PositiveFloat = 0.01, mean: Mean = "sigmoid") -> None:
-        super().__init__()
+        super().__init__(mean)
         self.min_scale = min_scale
         if not min_scale < scale < math.exp(MAX_LOG_SCALE):
             raise ValueError(f"scale={scale} must be above min_scale={min_scale} and below e^{MAX_LOG_SCALE:g}")
-        self.mean = MEANS[mean]()
         spread = scale - min_scale
         self.raw_scale = nn.Parameter(torch.tensor(spread + math.log(-math.expm1(-spread))))  # softplus⁻¹
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., C, H, W)."""
-        scale = bounded(self.raw_scale.to(parameters.dtype), self.min_scale)
-        return Independent(Normal(self.mean(parameters), scale, validate_args=False), 3, validate_args=False)
+        return self.normal(parameters, softplus_scale(self.raw_scale.to(parameters.dtype), self.min_scale))
 
 
-class GaussianLearned(Head):
+class GaussianLearned(RealPixels):
     """Real pixels with a mean and a σ for each pixel of each image, both from the decoder.
 
     σ = `min_scale` + softplus(ρ), at most e^10; the decoder gives the means' channels, then the ρs'.
@@ -139,26 +144,15 @@ class GaussianLearned(Head):
     (0.5, 1.4133)
     """
 
-    support = constraints.real
-
     @checked
     def __init__(self, min_scale: PositiveFloat = 0.01, mean: Mean = "sigmoid") -> None:
-        super().__init__()
+        super().__init__(mean)
         self.min_scale = min_scale
-        self.mean = MEANS[mean]()
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return (2·C, H, W) for images (C, H, W)."""
         channels, *size = event_shape
         return (2 * channels, *size)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return p with batch shape (...) and event shape (C, H, W) from parameters (..., 2·C, H, W)."""
-        mean, raw_scale = parameters.chunk(2, dim=-3)
-        scale = bounded(raw_scale, self.min_scale)
-        return Independent(Normal(self.mean(mean), scale, validate_args=False), 3, validate_args=False)
-
-
-def bounded(raw_scale: Tensor, min_scale: float) -> Tensor:
-    """Return σ = min_scale + softplus(ρ), at most e^10: its gradient does not vanish at the lower bound at once."""
-    return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
+        raw_mean, raw_scale = parameters.chunk(2, dim=-3)
+        return self.normal(raw_mean, softplus_scale(raw_scale, self.min_scale))

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
-from torch.distributions.utils import lazy_property
 from torch.func import functional_call
 
 Shape = tuple[int, ...]
@@ -28,6 +27,23 @@ class Batch(NamedTuple):
     input: Tensor
     target: Tensor
     label: Tensor | None = None
+
+
+def once(compute: Callable[["Draw"], Tensor | None]) -> Any:
+    """Make a property of a draw that is computed when first used, in the gradient mode of the draw.
+
+    Neither functools's nor torch's own does: torch.compile does not know the first on Python 3.11, and the second
+    switches gradients on.
+    """
+    name = f"_{compute.__name__}"
+
+    def value(draw: "Draw") -> Tensor | None:
+        if not hasattr(draw, name):
+            with torch.set_grad_enabled(draw.has_gradients):
+                setattr(draw, name, compute(draw))
+        return getattr(draw, name)
+
+    return property(value, doc=compute.__doc__)
 
 
 @dataclass(eq=False)
@@ -52,23 +68,25 @@ class Draw:
     prior: Distribution | tuple[Distribution, ...] | None = None
     scored: Distribution | tuple[Distribution, ...] | None = None
 
-    # torch's lazy property and not functools's, which torch.compile does not know on Python 3.11
-    @lazy_property
+    def __post_init__(self) -> None:
+        self.has_gradients = torch.is_grad_enabled()
+
+    @once
     def log_likelihood(self) -> Tensor:
         """log p(x|z) (K, B)."""
         return self.p.log_prob(self.target)
 
-    @lazy_property
+    @once
     def log_prior(self) -> Tensor | None:
         """log p(z) (K, B), summed over the layers; None for a point posterior."""
         return None if self.prior is None else log_prob(self.prior, self.z)
 
-    @lazy_property
+    @once
     def log_posterior(self) -> Tensor | None:
         """log q(z|x) (K, B), summed over the layers; None for a point posterior."""
         return None if self.prior is None else log_prob(self.scored or self.q, self.z)
 
-    @lazy_property
+    @once
     def kl(self) -> Tensor | None:
         """KL(q‖p(z)) of each dimension (B, D); None where it has no closed form, as for several layers."""
         if isinstance(self.q, Distribution) and isinstance(self.prior, Distribution):

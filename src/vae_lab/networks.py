@@ -62,12 +62,10 @@ class MLP(nn.Sequential):
         init: Init = "default",
     ) -> None:
         widths = [prod(in_shape), *hidden, prod(out_shape)]
-        followed = widths[1:] if activate_output else widths[1:-1]
+        followed = widths[1:] if activate_output else hidden  # by norm, activation and dropout
         behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
-        if not activate_output:
-            behind.append([])
         layers: list[nn.Module] = [nn.Flatten()]
-        for (fan_in, fan_out), steps in zip(pairwise(widths), behind, strict=True):
+        for (fan_in, fan_out), steps in zip(pairwise(widths), [*behind, []], strict=False):
             layers += [nn.Linear(fan_in, fan_out), *steps]
         super().__init__(*layers, nn.Unflatten(1, out_shape))
         initialise(self, init)
@@ -121,12 +119,11 @@ class ConvEncoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = in_shape
-        channels = default_channels(size, kernel, stride, pool) if channels is None else channels
+        channels = channels or default_channels(size, kernel, stride, pool)
         count = len(channels)
-        kernels, strides, pools = (
-            per_layer(name, value, count) for name, value in (("kernel", kernel), ("stride", stride), ("pool", pool))
-        )
-        behind = follow(channels, order, norm=of_maps(norm), activation=activation, pool=pools, dropout=dropout)
+        kernels, strides = per_layer("kernel", kernel, count), per_layer("stride", stride, count)
+        pools = per_layer("pool", pool, count)
+        behind = follow(channels, order, norm=norm, activation=activation, pool=pools, dropout=dropout)
         sizes = [size]
         layers: list[nn.Module] = []
         for (maps_in, maps_out), k, s, side, steps in zip(
@@ -134,8 +131,7 @@ class ConvEncoder(nn.Sequential):
         ):
             layers += [nn.Conv2d(maps_in, maps_out, k, s, padding(k, s)), *steps]
             sizes.append([strided(length, k, s)[0] // side for length in sizes[-1]])
-        refuse_misfits(kernels, strides)
-        refuse_too_deep(channels, size, sizes[1:])
+        refuse(norm, channels, kernels, strides, sizes)
         super().__init__(*layers)
         initialise(self, init)
         with inside("linear"):
@@ -150,24 +146,16 @@ class ConvDecoder(nn.Sequential):
     transposed convolution but the last is followed by norm → activation → dropout. What holds for every one of them is
     given once, or as a list with a value for each; `kernel` and `stride` have one for the last, too.
 
+    Arguments and errors are those of `ConvEncoder`, but for these.
+
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: (C, H, W).
         channels: feature maps that each transposed convolution starts from; None for …, 128, 64, 32 (512 at most), in
             as many layers as bring an image of 7 pixels or fewer to its size.
-        kernel: side of a transposed convolution's kernel in pixels.
         stride: factor by which a transposed convolution makes the feature map larger.
-        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
-        norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
-        dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
-        order: of what follows a transposed convolution.
         linear: network from the input to the first feature maps, with what follows them; None for one linear layer
             with ReLU, of the same `init`.
-        init: of the convolutions' weights and biases, see `initialise`; a `linear` that is given has its own.
-
-    Raises:
-        ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
-            stride 1, or what `MLP` refuses, too.
 
     >>> import torch
     >>> ConvDecoder((20,), (1, 28, 28), channels=(128, 64))(torch.zeros(8, 20)).shape
@@ -190,17 +178,16 @@ class ConvDecoder(nn.Sequential):
         init: Init = "default",
     ) -> None:
         colours, *size = out_shape
-        channels = default_channels(size, kernel, stride)[::-1] if channels is None else channels
+        channels = channels or default_channels(size, kernel, stride)[::-1]
         count = len(channels)
         kernels, strides = per_layer("kernel", kernel, count), per_layer("stride", stride, count)
-        behind = follow(channels[1:], order, norm=of_maps(norm), activation=activation, dropout=dropout)
+        behind = follow(channels[1:], order, norm=norm, activation=activation, dropout=dropout)
         sizes, rests = [size], []  # from the image back to the first feature maps
         for k, s in zip(kernels[::-1], strides[::-1], strict=True):
             (height, rest_below), (width, rest_right) = (strided(length, k, s) for length in sizes[-1])
             sizes.append([height, width])
             rests.append((rest_below, rest_right))
-        refuse_misfits(kernels, strides)
-        refuse_too_deep(channels, size, sizes[1:])
+        refuse(norm, channels, kernels, strides, sizes)
         layers: list[nn.Module] = []
         for (maps_in, maps_out), k, s, rest, steps in zip(
             pairwise([*channels, colours]), kernels, strides, rests[::-1], [*behind, []], strict=True
@@ -220,22 +207,15 @@ def padding(kernel: int, stride: int) -> int:
 
 
 def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see.
-
-    Nothing is left of one pixel that is to be divided.
-    """
-    if length < 2 and stride > 1:
+    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see."""
+    if length < 2 and stride > 1:  # one pixel cannot be divided
         return 0, 0
     steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
     return steps + 1, rest
 
 
 def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 1) -> list[int]:
-    """Return 32, 64, 128, … (512 at most) for the layers that bring an image (H, W) to 7 pixels or fewer, if it can be.
-
-    Raises:
-        ValueError: where kernel, stride or pool differ from layer to layer, or make nothing smaller.
-    """
+    """Return 32, 64, 128, … (512 at most) for the layers that bring an image (H, W) to 7 pixels or fewer."""
     if not all(isinstance(value, int) for value in (kernel, stride, pool)):
         raise ValueError("channels=null takes no list of kernels, strides or pools: give the channels, too")
     if stride * pool < 2:
@@ -247,39 +227,34 @@ def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 
     return [min(32 * 2**layer, 512) for layer in range(max(1, depth))]
 
 
-def refuse_misfits(kernels: Sequence[int], strides: Sequence[int]) -> None:
-    """Refuse kernels that pass over pixels, or that have no centre.
+def refuse(
+    norm: Names, channels: Sequence[int], kernels: list[int], strides: list[int], sizes: list[list[int]]
+) -> None:
+    """Refuse norms of the wrong axis, kernels that pass over pixels or have no centre, and maps of less than a pixel.
 
-    Raises:
-        ValueError: names the kernel and the stride.
+    Args:
+        norm: that follows the convolutions.
+        channels: of each layer.
+        kernels: of each layer.
+        strides: of each layer.
+        sizes: of the image (H, W), and then of each layer's feature maps.
     """
+    for name in [norm] if isinstance(norm, str) else norm or ():
+        if name is not None and name.startswith(("LayerNorm", "RMSNorm")):
+            raise ValueError(f"norm={name} would norm the rows of a feature map: use BatchNorm2d or GroupNorm(1)")
     for kernel, stride in zip(kernels, strides, strict=True):
         if kernel < stride:
             raise ValueError(f"kernel={kernel} passes over pixels at stride={stride}: it must be at least as large")
         if stride == 1 and kernel % 2 == 0:
             raise ValueError(f"kernel={kernel} at stride=1 has no centre and would move the image: take an odd one")
-
-
-def refuse_too_deep(channels: Sequence[int], size: Sequence[int], sizes: Sequence[Sequence[int]]) -> None:
-    """Refuse feature maps that end before the last layer.
-
-    Args:
-        channels: of the layers.
-        size: of the image (H, W).
-        sizes: of the feature maps, from the image on.
-
-    Raises:
-        ValueError: names the size, the depth and the deepest that fits.
-    """
-    fitting = next((depth for depth, lengths in enumerate(sizes) if min(lengths) < 1), len(channels))
+    fitting = sum(min(lengths) > 0 for lengths in sizes[1:])
     if fitting < len(channels):
-        fits = (
-            f"the deepest that fits is {fitting}"
-            if fitting
-            else "none such fits, take stride=1 or a network of linear layers"
-        )
+        fits = f"the deepest that fits is {fitting}"
+        if not fitting:
+            fits = "none such fits, take stride=1 or a network of linear layers"
+        height, width = sizes[0]
         raise ValueError(
-            f"channels={list(channels)} has depth {len(channels)}, too deep for {size[0]}×{size[1]} pixels: {fits}"
+            f"channels={list(channels)} has depth {len(channels)}, too deep for {height}×{width} pixels: {fits}"
         )
 
 
@@ -290,9 +265,6 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
         features: that each layer gives.
         order: of the steps, which are the names of the options.
         options: `norm`, `activation`, `pool`, `dropout`: a value, or one for each layer.
-
-    Raises:
-        ValueError: for an order of other steps, or an unknown layer.
     """
     if sorted(order) != sorted(options):
         raise ValueError(f"order={list(order)} must hold each of {', '.join(options)} once")
@@ -303,8 +275,7 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
             return nn.MaxPool2d(value)
         if name == "dropout":
             return nn.Dropout(value)
-        make = torch_layer(name, value)
-        return make(width) if name == "norm" else make()
+        return torch_layer(name, value, *([width] if name == "norm" else []))
 
     nothing = {"norm": None, "activation": None, "pool": 1, "dropout": 0}
     return [
@@ -313,24 +284,8 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
     ]
 
 
-def of_maps(norm: Names) -> Names:
-    """Return the norms of feature maps as they are.
-
-    Raises:
-        ValueError: for one over the last axis, which in a feature map holds the pixels of a row.
-    """
-    for name in [norm] if isinstance(norm, str) else norm or ():
-        if name is not None and name.startswith(("LayerNorm", "RMSNorm")):
-            raise ValueError(f"norm={name} would norm the rows of a feature map: use BatchNorm2d or GroupNorm(1)")
-    return norm
-
-
 def per_layer(option: str, value: Any, count: int) -> list[Any]:
-    """Return a list with a value for each of `count` layers, from one value for all or from such a list.
-
-    Raises:
-        ValueError: where a list is of another length; names the option.
-    """
+    """Return a list with a value for each of `count` layers, from one value for all or from such a list."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
@@ -355,22 +310,17 @@ def initialise(network: nn.Module, init: Init) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def torch_layer(option: str, call: str) -> "partial[nn.Module]":
-    """Return what makes the layer `torch.nn.<call>`, such as `ReLU` or `LeakyReLU(0.2)`.
-
-    Raises:
-        ValueError: when torch has no such layer; names the `option` that asked for it.
-    """
+def torch_layer(option: str, call: str, *sizes: int) -> nn.Module:
+    """Return the layer `torch.nn.<call>`, such as `ReLU` or `LeakyReLU(0.2)`, with `sizes` behind its arguments."""
     try:
         node = ast.parse(call, mode="eval").body
-        arguments, keywords, name = [], {}, node
-        if isinstance(node, ast.Call):
-            arguments = [ast.literal_eval(argument) for argument in node.args]
-            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-            name = node.func
-        layer = getattr(nn, name.id) if isinstance(name, ast.Name) else None
+        if not isinstance(node, ast.Call):
+            node = ast.Call(node, [], [])
+        arguments = [ast.literal_eval(argument) for argument in node.args]
+        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+        layer = getattr(nn, ast.unparse(node.func))
     except (SyntaxError, ValueError, TypeError, AttributeError):
         layer = None
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ValueError(f"{option}={call} is no layer of torch.nn, such as ReLU, LeakyReLU(0.2) or BatchNorm1d")
-    return partial(layer, *arguments, **keywords)
+    return layer(*arguments, *sizes, **keywords)

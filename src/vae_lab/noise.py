@@ -14,7 +14,7 @@ from vae_lab.checks import Probability, checked
 
 
 class Noise(nn.Module):
-    """What the kinds of noise share.
+    """What the kinds of noise share, with the argument that all of them have.
 
     Args:
         eval: whether validation and test have the noise, too.
@@ -31,7 +31,6 @@ class Dropout(Noise):
 
     Args:
         p: probability, 0 ≤ p ≤ 1.
-        eval: whether validation and test have the noise, too.
     """
 
     @checked
@@ -40,7 +39,6 @@ class Dropout(Noise):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the images with values missing (B, C, H, W)."""
         return x * (torch.rand_like(x) >= self.p)
 
 
@@ -49,7 +47,6 @@ class SaltAndPepper(Noise):
 
     Args:
         amount: probability, 0 ≤ amount ≤ 1.
-        eval: whether validation and test have the noise, too.
     """
 
     @checked
@@ -58,7 +55,6 @@ class SaltAndPepper(Noise):
         self.amount = amount
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the images with black and white pixels (B, C, H, W)."""
         draw = torch.rand_like(x[:, :1])  # (B, 1, H, W)
         return torch.where(draw < self.amount, (draw < self.amount / 2).to(x.dtype), x)
 
@@ -68,7 +64,6 @@ class Gaussian(Noise):
 
     Args:
         std: standard deviation, at least 0.
-        eval: whether validation and test have the noise, too.
     """
 
     @checked
@@ -77,7 +72,6 @@ class Gaussian(Noise):
         self.std = std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the noisy images (B, C, H, W)."""
         return (x + self.std * torch.randn_like(x)).clamp(0, 1)
 
 
@@ -86,7 +80,6 @@ class Masking(Noise):
 
     Args:
         side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1; above 0 it is a pixel at least.
-        eval: whether validation and test have the noise, too.
     """
 
     @checked
@@ -95,7 +88,6 @@ class Masking(Noise):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the images with a square missing (B, C, H, W)."""
         side = round(self.side * min(x.shape[-2:])) or int(self.side > 0)
 
         def covered(length: int) -> Tensor:
@@ -124,3 +116,13 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
     move = -turn @ (2 * shift / torch.tensor([[width], [height]], device=device))  # (B, 2, 1)
     grid = functional.affine_grid(torch.cat([turn, move], -1), list(images.shape), align_corners=False)
     return functional.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on a device draws from.
+
+    `torch.manual_seed` does so for every kind of device, and formats a stack trace for one that is not in use yet.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device.type).manual_seed(seed)

@@ -1,9 +1,7 @@
 """Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -58,30 +56,6 @@ class Reconstruction:
         """Return the loss and `log_likelihood`."""
         log_likelihood = mean_of_samples(vae.draw(batch).log_likelihood)
         return -log_likelihood.mean(), {"log_likelihood": log_likelihood}
-
-
-class Compiled:
-    """An objective whose forward and backward pass are compiled, for batches as large as the first that it sees.
-
-    Others, such as the rest at the end of an epoch, go without: compiling takes longer than they do.
-
-    Args:
-        objective: any other.
-    """
-
-    def __init__(self, objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]]) -> None:
-        self.objective = self.compiled = objective
-        self.size = 0  # of the batches that it is compiled for
-
-    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
-        """Return what the objective does."""
-        size = len(batch.target)
-        if not self.size:
-            self.size = size
-            torch.compiler.reset()  # a process keeps so much of what it has compiled, and what is more goes without
-            # the compiler's own generator of random numbers would give others than the objective draws uncompiled
-            self.compiled = torch.compile(self.objective, options={"fallback_random": True})
-        return (self.compiled if size == self.size else self.objective)(vae, batch, step)
 
 
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:

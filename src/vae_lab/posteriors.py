@@ -19,6 +19,11 @@ from vae_lab.model import Head
 MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density and no KL overflows
 
 
+def softplus_scale(raw_scale: Tensor, min_scale: float) -> Tensor:
+    """Return σ = min_scale + softplus(ρ), at most e^10: its gradient does not vanish at the lower bound at once."""
+    return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
+
+
 class Normal(Head):
     """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
 
@@ -39,14 +44,13 @@ class Normal(Head):
         self.softplus = scale == "softplus"
 
     def parameter_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return (2·D,) for the event shape (D,)."""
         return (2 * event_shape[0],)
 
     def forward(self, parameters: Tensor) -> Distribution:
         """Return q with batch shape (...) and event shape (D,) from parameters (..., 2·D)."""
         mean, spread = parameters.chunk(2, dim=-1)
         if self.softplus:
-            scale = (1e-6 + functional.softplus(spread)).clamp(max=math.exp(MAX_LOG_SCALE))
+            scale = softplus_scale(spread, 1e-6)
         else:
             scale = (spread / 2).clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
         return Independent(NormalDistribution(mean, scale, validate_args=False), 1, validate_args=False)
@@ -58,7 +62,6 @@ class Point(Head):
     has_density = False
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return the point with batch shape (...) and event shape (D,) from parameters (..., D)."""
         return PointMass(parameters)
 
 
@@ -75,9 +78,7 @@ class PointMass(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """The location (..., D)."""
         return self.location
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Return the location, repeated to (*sample_shape, ..., D)."""
         return self.location.expand(self._extended_shape(torch.Size(sample_shape)))

@@ -24,5 +24,4 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
-        """Return p with event shape (D,); the encoder is not asked."""
         return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)

@@ -1,20 +1,42 @@
 """A model as figures see it: what it makes of test images and of latents, without disturbing a training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
-from vae_lab.data import Batches, ImageData, Images, Plan, Raw, seed_device
+from vae_lab.metrics import ClassMeans, class_means, squared_error
 from vae_lab.model import VAE, Batch, in_words, kl_per_dimension
+from vae_lab.noise import seed_device
 
 CHUNK = 500  # images or latents that go through the model at once
+
+
+class Data(Protocol):
+    """What a view needs of a data set: its test images, binarized and noisy as the test has them."""
+
+    shape: tuple[int, ...]
+    noise: nn.Module
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+
+    @property
+    def test_label(self) -> Tensor:
+        """Class of each test image (N,); reads the images where that is not done yet."""
+
+    def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Return test images at some indices (M,)."""
+
+    def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
+        """Yield the indices and the images of each step of the test, with the noise that they have there."""
 
 
 class Codes(NamedTuple):
@@ -33,21 +55,36 @@ class Codes(NamedTuple):
     label: Tensor
 
 
+class History(NamedTuple):
+    """The epochs of a training: a row of numbers for each, and the KL of each latent (epochs, D) by stage, in nats."""
+
+    rows: Sequence[Mapping[str, float]]
+    kl: Mapping[str, Tensor]
+
+
+class Errors(NamedTuple):
+    """The squared error of every test image (N,), its class (N,), and the means of the classes."""
+
+    error: Tensor
+    label: Tensor
+    classes: ClassMeans
+
+
 @dataclass(frozen=True)
 class View:
     """A model after some epoch, and the data that it is looked at with.
 
-    Attributes:
+    Args:
         vae: the model.
-        data: the data; figures read them when they first need them, and take the test split.
-        epoch: how many the weights have seen.
-        path: directory of the run, where the curves are; None without.
+        data: the data; figures take the test split, which is read when it is first needed.
+        epoch: how many epochs the weights have seen.
+        history: returns the numbers of the epochs; None where there are none.
     """
 
     vae: VAE
-    data: ImageData
+    data: Data
     epoch: int
-    path: Path | None = None
+    history: Callable[[], History] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -82,17 +119,24 @@ class View:
         return f"{words}, {type(self.data).__name__}, epoch {self.epoch}"
 
     @property
-    def test(self) -> Images:
-        """The test images.
+    def label(self) -> Tensor:
+        """Class of each test image (N,).
 
         Raises:
-            DataError: where they are missing or damaged.
+            DataError: where the images are missing or damaged.
         """
-        if self.data.test is None:
-            self.data.prepare_data()
-            self.data.setup()
-        assert self.data.test is not None
-        return self.data.test
+        return self.data.test_label
+
+    @cached_property
+    def errors(self) -> Errors:
+        """Squared error of the mean reconstruction of every test image, in the order of the split."""
+        found = []
+        with self.undisturbed(0):
+            for _, batch in self.data.test_batches(self.device, self.dtype):
+                reconstruction = self.vae.reconstruct(self.vae.encode(batch.input))
+                found.append(squared_error(reconstruction.mean, batch.target).cpu())
+        error, label = torch.cat(found), self.label.cpu()
+        return Errors(error, label, class_means(error, label, len(self.class_names)))
 
     @property
     def has_standard_prior(self) -> bool:
@@ -123,12 +167,12 @@ class View:
         Raises:
             DataError: where the images are missing or damaged.
         """
-        assert self.test is not None  # read, and so the names are known
+        assert self.label is not None  # read, and so the names are known
         return self.data.class_names
 
     def names(self, indices: Tensor) -> list[str]:
         """Return the names of the classes of test images at some indices (M,)."""
-        return [self.class_names[label] for label in self.test.label[indices].tolist()]
+        return [self.class_names[label] for label in self.label[indices].tolist()]
 
     def chosen(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
         """Return the indices of up to `count` test images, one of each class in turn: the same in every epoch.
@@ -140,9 +184,9 @@ class View:
         Raises:
             ValueError: where there is none of these classes.
         """
-        test, names = self.test, self.class_names
+        label, names = self.label, self.class_names
         classes = range(len(names)) if labels is None else list(dict.fromkeys(labels))
-        of_class = [(test.label == each).nonzero().flatten() for each in classes]
+        of_class = [(label == each).nonzero().flatten() for each in classes]
         turns = (places[turn] for turn in range(count) for places in of_class if turn < len(places))
         found = [int(place) for place in islice(turns, count)]
         if not found:
@@ -166,18 +210,8 @@ class View:
         return [known[str(label)] for label in labels]
 
     def batch(self, indices: Tensor) -> Batch:
-        """Return test images at some indices (M,) as in the test: binarized, and with noise where the test has it."""
-        images = self.test.part(indices).to(self.device)
-        return self.data.batch(Raw(images.image, images.label, images.binary, 0), False, self.dtype)
-
-    def plans(self) -> Batches:
-        """Return the steps of the test of one process, which is the whole split."""
-        return Batches(len(self.test), self.data.batch_size, self.data.seed, shuffle=False)
-
-    def planned(self, plan: Plan) -> Batch:
-        """Return the images of a step of the test, with the very noise that they have there."""
-        seed_device(plan.seed, self.device)
-        return self.batch(plan.indices)
+        """Return test images at some indices (M,)."""
+        return self.data.test_batch(indices, self.device, self.dtype)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Codes:
@@ -192,7 +226,7 @@ class View:
 
     def codes(self, count: int) -> Codes:
         """Return the posteriors of `count` test images, evenly spread over the split, or of all that there are."""
-        size = len(self.test)
+        size = len(self.label)
         spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
         parts = [self.encode(self.batch(indices)) for indices in spread.split(CHUNK)]
         mean, std, kl, label = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))

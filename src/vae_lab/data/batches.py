@@ -59,7 +59,6 @@ class Batches(Sampler[Plan]):
         self.epoch, self.rank, self.world_size = epoch, rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch from the next iteration on."""
         self.epoch = epoch
 
     @property
@@ -92,29 +91,12 @@ def seeds(count: int, stream: Stream, *numbers: int) -> list[int]:
     return (sequence.generate_state(count, np.uint64) >> np.uint64(1)).tolist()
 
 
-def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step on a device draws from.
-
-    `torch.manual_seed` does so for every kind of device, and formats a stack trace for one that is not in use yet.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device.type).manual_seed(seed)
-
-
 def generator(stream: Stream, *numbers: int) -> torch.Generator:
-    """Return torch's generator on the CPU, with a seed of its own for each stream and each list of numbers."""
     return torch.Generator().manual_seed(*seeds(1, stream, *numbers))
 
 
 def split_off_test(size: int, fraction: float, train: bool) -> Tensor:
-    """Return the indices of the training or the test part of images that come without a test split of their own.
-
-    Args:
-        size: number of images.
-        fraction: part that is the test, of at least one image.
-        train: whether to return the rest.
-    """
+    """Return the indices of the training or the test part of images that come without a test split of their own."""
     order = torch.randperm(size, generator=generator(Stream.TEST_SPLIT))
     count = max(1, int(fraction * size))
     return order[count:] if train else order[:count]

@@ -60,18 +60,13 @@ class Folder(ImageData):
         self.skip_unreadable = skip_unreadable
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, *shape) and labels (N,), the place of each class in the alphabet.
-
-        Raises:
-            DataError: where there are no images, a class is missing, or files cannot be read.
-        """
+        """Return images (N, *shape) and labels (N,), the place of each class in the alphabet."""
         files, labels = self.files(train)
         images = torch.empty(len(files), *self.shape, dtype=torch.uint8)
-        kept = torch.ones(len(files), dtype=torch.bool)
-        unreadable: list[str] = []
+        kept, unreadable = torch.ones(len(files), dtype=torch.bool), []
         split = "training" if train else "test"
-        bar = tqdm(files, f"reading {split} images", disable=None, leave=False)  # where there is a terminal
-        for place, file in enumerate(bar):
+        # disable=None: a bar where there is a terminal
+        for place, file in enumerate(tqdm(files, f"reading {split} images", disable=None, leave=False)):
             try:
                 images[place] = self.load(file)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -87,11 +82,7 @@ class Folder(ImageData):
         return images[kept], labels[kept]
 
     def files(self, train: bool) -> tuple[list[Path], Tensor]:
-        """Return the files of a split and the class of each (N,).
-
-        Raises:
-            DataError: where there are none, or too few classes, or the test has one that the training has not.
-        """
+        """Return the files of a split and the class of each (N,)."""
         names = folders(self.root / "train")
         if not names:
             raise DataError(f"data.root={self.root} must hold train/<class>/<images>, and there is no such folder")
@@ -119,7 +110,6 @@ class Folder(ImageData):
         return [files[place] for place in part.tolist()], torch.tensor(labels)[part]
 
     def load(self, path: Path) -> Tensor:
-        """Return the image of a file, of `self.shape`, uint8."""
         channels, height, width = self.shape
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
@@ -131,10 +121,9 @@ class Folder(ImageData):
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether a file is an image by its name, and neither it nor a folder above it is hidden."""
+    """Return whether a file is an image by its name, and neither it nor a folder above it is hidden."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def folders(path: Path) -> list[str]:
-    """Return the names of the folders in a folder, in alphabetical order; none where it does not exist."""
     return sorted(each.name for each in path.glob("[!.]*") if each.is_dir())

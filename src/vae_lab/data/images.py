@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from vae_lab.checks import DropProbability, checked
-from vae_lab.data.batches import Batches, Plan, Stream, generator, seed_device
+from vae_lab.data.batches import Batches, Plan, Stream, generator
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
-from vae_lab.noise import rotate_and_shift
+from vae_lab.noise import rotate_and_shift, seed_device
 
 Root = Annotated[str, MinLen(1)] | Path  # of a folder
 ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
@@ -148,6 +148,33 @@ class ImageData(LightningDataModule, ABC):
         self.train: Images | None = None
         self.val: Images | None = None
         self.test: Images | None = None
+
+    @property
+    def test_label(self) -> Tensor:
+        """Class of each test image (N,); reads the images where that is not done yet.
+
+        Raises:
+            DataError: where they are missing or damaged.
+        """
+        return self._test().label
+
+    def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Return test images at some indices (M,), binarized and noisy as the test has them."""
+        images = self._test().part(indices).to(device)
+        return self.batch(Raw(images.image, images.label, images.binary, 0), False, dtype)
+
+    def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
+        """Yield the indices and the images of each step of the test of one process, with the noise of that step."""
+        for plan in Batches(len(self._test()), self.batch_size, self.seed, shuffle=False):
+            seed_device(plan.seed, device)
+            yield plan.indices, self.test_batch(plan.indices, device, dtype)
+
+    def _test(self) -> Images:
+        if self.test is None:
+            self.prepare_data()
+            self.setup()
+        assert self.test is not None
+        return self.test
 
     @property
     def class_names(self) -> list[str]:

@@ -1,21 +1,46 @@
-"""Figures: tensors in, a matplotlib Figure out. Nothing here knows a model, a data set or a screen.
+"""Figures: each is an object that draws a view. Nothing here knows Lightning, Hydra or the directory of a run.
 
 Every class has one colour in all figures. Titles are two lines: what is shown, and of which model at which epoch.
 """
 
-from vae_lab.figures.charts import curves, points
-from vae_lab.figures.images import Panel, class_mse, default_scale, grids, latent_bars, tiles
-from vae_lab.figures.page import Title, class_colors
+from vae_lab.figures.charts import points
+from vae_lab.figures.figure import Figure, Grid, Labels
+from vae_lab.figures.grids import Panel, grids, tiles
+from vae_lab.figures.images import (
+    ClassSamples,
+    Denoising,
+    Interpolation,
+    Manifold,
+    Reconstructions,
+    Samples,
+    Transition,
+    Traversals,
+)
+from vae_lab.figures.numbers import ClassMse, Curves
+from vae_lab.figures.page import Title, save
+from vae_lab.figures.spaces import LatentBars, LatentMap, Tsne
 
 __all__ = [
+    "ClassMse",
+    "ClassSamples",
+    "Curves",
+    "Denoising",
+    "Figure",
+    "Grid",
+    "Interpolation",
+    "Labels",
+    "LatentBars",
+    "LatentMap",
+    "Manifold",
     "Panel",
+    "Reconstructions",
+    "Samples",
     "Title",
-    "class_colors",
-    "class_mse",
-    "curves",
-    "default_scale",
+    "Transition",
+    "Traversals",
+    "Tsne",
     "grids",
-    "latent_bars",
     "points",
+    "save",
     "tiles",
 ]

@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Page, Title, class_colors, text_width
+from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Title, add_axes, canvas, class_colors, titled
 
 MOST_NAMED = 40  # classes that a legend has room for
 
@@ -35,9 +35,9 @@ def points(
         axes_names: below and beside the axes; none where the numbers mean nothing.
         circles: whether the prior's circles at 1, 2 and 3 σ around the origin are drawn.
     """
-    side, legend = 640, 30 + max(text_width(name, 8) for name in names) if len(names) <= MOST_NAMED else 0
-    page = Page(50 + side + 16 + legend, side + 40, title)
-    axes = page.axes(50, 0, side, side)
+    side = 640
+    figure = canvas(side, side)
+    axes = add_axes(figure, 0, 0, side, side)
     places, label = places.detach().float().cpu(), label.cpu()
     colors = class_colors(len(names))
     # in an order of chance, so that no class covers another
@@ -55,19 +55,21 @@ def points(
     else:
         middle = ((places.amax(0) + places.amin(0)) / 2).numpy()
     reach = max(reach, float((places - torch.from_numpy(middle).float()).abs().max()) * 1.05) or 1.0
+    axes.set_xlim(middle[0] - reach, middle[0] + reach)
+    axes.set_ylim(middle[1] - reach, middle[1] + reach)
     for number, name in enumerate(names):
         chosen = places[label == number]
         if len(chosen):
-            room = [reach * (1 - pixels / side) for pixels in (text_width(name, 9) + 16, 32)]  # inside the axes
-            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colors[number], "linewidth": 1.5}
-            median = chosen.median(0).values.tolist()
-            at = tuple(
-                min(max(place, centre - max(half, 0)), centre + max(half, 0))
-                for place, centre, half in zip(median, middle.tolist(), room, strict=True)
+            style = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colors[number], "linewidth": 1.5}
+            look: dict[str, Any] = {"size": 9, "color": INK, "ha": "center", "va": "center", "bbox": style, "zorder": 5}
+            look |= {"parse_math": False, "textcoords": "offset pixels"}
+            median = tuple(chosen.median(0).values.tolist())
+            note, inside = axes.annotate(name, median, (0, 0), **look), axes.bbox.padded(-6)
+            here = note.get_window_extent()
+            note.xyann = (
+                max(inside.x0 - here.x0, 0) - max(here.x1 - inside.x1, 0),
+                max(inside.y0 - here.y0, 0) - max(here.y1 - inside.y1, 0),
             )
-            axes.annotate(name, at, size=9, color=INK, ha="center", va="center", bbox=box, zorder=5, parse_math=False)
-    axes.set_xlim(middle[0] - reach, middle[0] + reach)
-    axes.set_ylim(middle[1] - reach, middle[1] + reach)
     if any(axes_names):
         axes.set_xlabel(axes_names[0], size=9)
         axes.set_ylabel(axes_names[1], size=9)
@@ -79,7 +81,7 @@ def points(
         lines = axes.legend(marks, names, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
         for text in lines.get_texts():
             text.set_parse_math(False)
-    return page.figure
+    return titled(figure, title)
 
 
 def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Tensor], title: Title) -> Figure:
@@ -98,20 +100,20 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Tensor], title:
     wide, high = 300, 220
     right, down = wide + 75, high + 62
     lines = 2 if second else 1
-    page = Page(max(len(first), len(second)) * right - 15, lines * down, title)
+    figure = canvas(max(len(first), len(second)) * right - 75, lines * down - 62)
     for line, names in enumerate((first, second)):
         for place, name in enumerate(names):
-            x, y = 45 + place * right, 22 + line * down
+            x, y = place * right, line * down
             if name in kinds:
-                axes = page.axes(x, y, wide, high)
+                axes = add_axes(figure, x, y, wide, high)
                 _over_epochs(axes, rows, name)
                 axes.set_title(kinds[name], size=9, loc="left")
             else:
-                axes = page.axes(x, y, wide - 16, high)
-                _heat(axes, page.axes(x + wide - 8, y, 8, high), kl, name)
+                axes = add_axes(figure, x, y, wide - 16, high)
+                _heat(axes, add_axes(figure, x + wide - 8, y, 8, high), kl, name)
             axes.set_xlabel("epoch", size=8)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    return page.figure
+    return titled(figure, title)
 
 
 def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> None:
@@ -128,7 +130,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
         marker = "o" if len(epochs) < 3 else None
         axes.plot(epochs, values, color=color, linewidth=1.5, label=words, marker=marker, ms=4)
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="upper right" if name in ("loss", "mse") else "lower right")
+    axes.legend(frameon=False, fontsize=8, loc="best")
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:

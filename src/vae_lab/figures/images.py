@@ -1,211 +1,332 @@
-"""Figures of images, shown pixel by pixel: each of theirs is `scale` × `scale` of the figure's."""
+"""Figures of images: reconstructions, and images of latents."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from math import ceil
+from typing import Annotated, ClassVar, Self
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from matplotlib.figure import Figure as Drawn
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
 
-from vae_lab.figures.page import GREY, INK, PAPER, TRAINING, Page, Title, class_colors, text_width
+from vae_lab import latents
+from vae_lab.figures.figure import Grid, Labels
+from vae_lab.figures.grids import Panel, grids
+from vae_lab.figures.page import Title
+from vae_lab.latents import QUANTILES
+from vae_lab.metrics import squared_error
+from vae_lab.view import View
 
-GAP = 2  # between two images, in pixels
-TILE = 56  # about the width of an image, where no scale is given
-
-
-class Panel(NamedTuple):
-    """A grid of images with words around it.
-
-    Attributes:
-        images: R rows of C images with values in [0, 1] (R, C, channels, H, W), 1 or 3 channels; NaN is left white.
-        title: above the grid.
-        rows: words before each row, none or R of them.
-        columns: words above each column, none or C of them.
-    """
-
-    images: Tensor
-    title: str = ""
-    rows: Sequence[str] = ()
-    columns: Sequence[str] = ()
+Side = Annotated[int, Field(ge=1, le=100)]  # of a square of images: more cannot be shown
+Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
 
 
-def default_scale(height: int, width: int) -> int:
-    """Return how many pixels of a figure a pixel of an image gets, so that it can be seen."""
-    return max(1, round(TILE / max(height, width)))
+class Reconstructions(Grid):
+    """Test images, their mean reconstruction E[x|z] at the posterior's mean, and one x ~ p(x|z) with z ~ q(z|x).
 
-
-def tiles(images: Tensor, scale: int = 1, gap: int = GAP) -> np.ndarray:
-    """Return a grid of images as one (height, width, 3), uint8: each pixel enlarged, white between the images.
+    The encoder's input is shown as well where it is another image than the target.
 
     Args:
-        images: values in [0, 1] (R, C, channels, H, W); others are clipped, NaN is white.
-        scale: pixels that a pixel becomes, in both directions.
-        gap: pixels between two images.
-
-    Raises:
-        ValueError: for images of other than 1 or 3 channels.
+        n: number of images, of each class in turn.
+        columns: images in a row.
+        labels: classes to show, None for all.
     """
-    rows, columns, channels, height, width = images.shape
-    if channels not in (1, 3):
-        raise ValueError(f"images of {channels} channels cannot be shown: 1 is grey, 3 are red, green and blue")
-    values = images.detach().float().cpu().nan_to_num(nan=1.0).clamp(0, 1).mul(255).round().to(torch.uint8)
-    pixels = values.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).numpy()  # (R, C, H, W, 3)
-    pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
-    high, wide = height * scale + gap, width * scale + gap
-    grid = np.full((rows, high, columns, wide, 3), 255, dtype=np.uint8)
-    grid[:, : height * scale, :, : width * scale] = pixels.transpose(0, 2, 1, 3, 4)
-    return grid.reshape(rows * high, columns * wide, 3)[: rows * high - gap, : columns * wide - gap]
 
-
-def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: int = GAP, across: int = 1) -> Figure:
-    """Draw grids of images.
-
-    Args:
-        panels: the grids, of images of one shape.
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
-        gap: pixels between two images.
-        across: how many grids stand side by side.
-    """
-    *_, height, width = panels[0].images.shape
-    scale = scale or default_scale(height, width)
-    drawn = [tiles(panel.images, scale, gap) for panel in panels]
-    margins = [_margins(panel, width * scale) for panel in panels]
-    lefts = max(left for left, _ in margins)  # the same for all, so that the grids stand in line
-    boxes = [(lefts + grid.shape[1], top + grid.shape[0]) for grid, (_, top) in zip(drawn, margins, strict=True)]
-    lines = [range(start, min(start + across, len(panels))) for start in range(0, len(panels), across)]
-    heights = [max(boxes[place][1] for place in line) for line in lines]
-    apart = 20
-    wide = max(sum(boxes[place][0] for place in line) + apart * (len(line) - 1) for line in lines)
-    page = Page(wide, sum(heights) + apart * (len(lines) - 1), title)
-    y = 0
-    for line, high in zip(lines, heights, strict=True):
-        x = 0
-        for place in line:
-            panel, grid, (_, top) = panels[place], drawn[place], margins[place]
-            _captioned(page, panel, grid, x + lefts, y + top, (height * scale, width * scale), gap)
-            x += boxes[place][0] + apart
-        y += high + apart
-    return page.figure
-
-
-def latent_bars(
-    images: Tensor, mean: Tensor, std: Tensor | None, reconstructions: Tensor, title: Title, scale: int | None = None
-) -> Figure:
-    """Draw how images pass through the latent space: the image, its posterior's mean with σ as bars, what comes back.
-
-    Args:
-        images: what the encoder sees (N, C, H, W).
-        mean: of the posterior of each (N, D).
-        std: standard deviation of it (N, D); None for a point.
-        reconstructions: (N, C, H, W).
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets; None for what can be seen.
-    """
-    count, _, height, width = images.shape
-    scale = scale or 2 * default_scale(height, width)
-    wide, high = width * scale, max(height * scale, 80)
-    side, apart = 420, 14
-    page = Page(wide + 50 + side + 20 + wide, 20 + count * (high + apart) + 24, title)
-    page.write(0, 4, "input", va="top")
-    page.write(wide + 50, 4, "code" if std is None else "posterior mean ± σ", va="top")
-    page.write(wide + 70 + side, 4, "reconstruction", va="top")
-    reach = float((mean.abs() + (0 if std is None else std)).max()) * 1.05 or 1.0
-    for row in range(count):
-        y = 24 + row * (high + apart)
-        page.image(0, y, tiles(images[row][None, None], scale))
-        axes = page.axes(wide + 50, y, side, high)
-        errors = None if std is None else std[row].tolist()
-        axes.bar(
-            range(mean.shape[1]), mean[row].tolist(), yerr=errors, color=TRAINING, ecolor=INK, error_kw={"lw": 0.8}
-        )
-        axes.axhline(0, color=GREY, linewidth=0.6)
-        axes.set_ylim(-reach, reach)
-        axes.set_xlim(-0.6, mean.shape[1] - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-        if row < count - 1:
-            axes.set_xticklabels([])
-        else:
-            axes.set_xlabel("latent dimension", size=8)
-        page.image(wide + 70 + side, y, tiles(reconstructions[row][None, None], scale))
-    return page.figure
-
-
-def class_mse(
-    mse: Tensor, images: Tensor, names: Sequence[str], examples: Panel | None, title: Title, scale: int | None = None
-) -> Figure:
-    """Draw the mean squared error of each class as bars, over its best and its worst images.
-
-    Args:
-        mse: of each class (C,), NaN where it has no image.
-        images: how many images each class has (C,).
-        names: of the classes.
-        examples: a column of images for each class; None for none.
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets; None for what can be seen.
-    """
-    count, left, high = len(names), 60, 200
-    tile, below, grid = max(14, min(TILE, 1400 // count)), 20, None
-    if examples is not None:
-        *_, height, width = examples.images.shape
-        scale = scale or default_scale(height, width)
-        grid, tile = tiles(examples.images, scale), width * scale
-        left = max(left, _margins(examples, tile)[0])
-        below = 20 + grid.shape[0]
-    turned = any(text_width(name, 8) > tile for name in names)
-    room = max(text_width(name, 8) for name in names) if turned else 10
-    wide = count * (tile + GAP) - GAP
-    page = Page(left + wide, 20 + high + room + below, title)
-    axes = page.axes(left, 20, wide, high)
-    middles = [column * (tile + GAP) + tile / 2 for column in range(count)]  # each bar above its images
-    heights = mse.nan_to_num(0).tolist()
-    axes.bar(middles, heights, width=0.8 * tile, color=class_colors(count))
-    top = max(heights) * 1.15 or 1.0
-    look: dict[str, Any] = {"size": 7, "ha": "center", "va": "bottom", "bbox": PAPER, "zorder": 5}
-    for middle, value, number in zip(middles, mse.tolist(), images.tolist(), strict=True):
-        words = "n/a" if number == 0 else f"{value:.4f}"
-        if tile >= text_width("0.0000", 7):
-            axes.annotate(words, (middle, value if number else 0), (0, 2), textcoords="offset points", **look)
-    mean = float(mse.nanmean())
-    axes.axhline(mean, color=INK, linewidth=1, linestyle="--")
-    axes.annotate(
-        f"mean over classes {mean:.4f}", (wide, top), size=8, ha="right", va="bottom", color=INK, annotation_clip=False
+    look_for: ClassVar[str] = (
+        "The mean should be the truth, a little blurred: what is missing, the latents did not keep. A sample that "
+        "is noisier than the data says that the likelihood's σ is too large for them, or its pixels too "
+        "independent."
     )
-    axes.set_xlim(0, wide)
-    axes.set_ylim(0, top)
-    axes.set_xticks(middles, names, rotation=90 if turned else 0)
-    for text in axes.get_xticklabels():
-        text.set_parse_math(False)
-    axes.set_ylabel("MSE", size=9)
-    if examples is not None and grid is not None:
-        tall = (grid.shape[0] + GAP) // examples.images.shape[0] - GAP
-        _captioned(page, examples, grid, left, 20 + high + room + 16, (tall, tile))
-    return page.figure
+    name: str = "reconstructions"
+    n: PositiveInt = 20
+    columns: PositiveInt = 10
+    labels: Labels | None = None
+
+    def figure(self, view: View) -> Drawn:
+        indices = view.chosen(self.n, None if self.labels is None else view.numbers(self.labels))
+        batch = view.batch(indices)
+        q = view.vae.encode(batch.input)
+        rows = {"truth": batch.target.float().cpu()}
+        if not torch.equal(batch.input, batch.target):
+            rows["input"] = batch.input.float().cpu()
+        rows["mean"] = view.decode(q.mean)
+        rows["sample"] = view.decode(q.sample(), sampled=True)
+        names, panels = view.names(indices), []
+        for start in range(0, len(indices), self.columns):
+            block = slice(start, start + self.columns)
+            panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
+        point = "z from the encoder" if not view.has_density else "z = the posterior's mean"
+        drawn = "the same z" if not view.has_density else "z drawn from the posterior"
+        caption = f"mean: E[x|z] at {point}. sample: one x drawn from p(x|z), {drawn}. Test images."
+        return grids(panels, Title("Reconstructions", view.name, caption), self.scale)
 
 
-def _margins(panel: Panel, width: int) -> tuple[int, int]:
-    """Return how many pixels the words take to the left of and above a grid of images so wide."""
-    left = max((text_width(words, 8) for words in panel.rows), default=-8) + 8
-    top = 18 if panel.title else 0
-    if panel.columns:
-        widest = max(text_width(words, 8) for words in panel.columns)
-        top += 14 if widest <= width else widest + 6
-    return left, top
+class Denoising(Grid):
+    """Test images, the same with the training's noise, and their mean reconstruction from that.
+
+    Args:
+        n: number of images, of each class in turn.
+    """
+
+    quiet: ClassVar[bool] = True
+    look_for: ClassVar[str] = (
+        "The restored images should be the original ones, and their MSE far below that of the noisy ones."
+    )
+    name: str = "denoising"
+    n: PositiveInt = 10
+
+    def refuses(self, view: View) -> str | None:
+        noise = view.data.noise
+        return "there is no noise: choose one, such as noise=salt_and_pepper" if type(noise) is nn.Identity else None
+
+    def figure(self, view: View) -> Drawn:
+        indices = view.chosen(self.n)
+        batch = view.batch(indices)
+        noisy = batch.input
+        if not getattr(view.data.noise, "in_evaluation", False):
+            noisy = view.data.noise.to(noisy)(noisy)
+        restored = view.decode(view.vae.encode(noisy).mean)
+        original, noisy = batch.target.float().cpu(), noisy.float().cpu()
+        before, after = (float(squared_error(images, original).mean()) for images in (noisy, restored))
+        rows = ["original", f"noisy, MSE {before:.4f}", f"restored, MSE {after:.4f}"]
+        panel = Panel(torch.stack([original, noisy, restored]), "", rows, view.names(indices))
+        kind = type(view.data.noise).__name__
+        caption = (
+            f"Test images with noise ({kind}) and their mean reconstruction; MSE over these {len(indices)} images."
+        )
+        return grids([panel], Title("Denoising", view.name, caption), self.scale)
 
 
-def _captioned(
-    page: Page, panel: Panel, grid: np.ndarray, x: int, y: int, size: tuple[int, int], gap: int = GAP
-) -> None:
-    """Show a grid of images of a size (height, width), and its words around it."""
-    height, width = size
-    page.image(x, y, grid)
-    turned = any(text_width(words, 8) > width for words in panel.columns)
-    if panel.title:
-        page.write(x, y - _margins(panel, width)[1], panel.title, size=9, weight="bold", va="top")
-    for row, words in enumerate(panel.rows):
-        page.write(x - 8, y + row * (height + gap) + height // 2, words, ha="right", va="center")
-    for column, words in enumerate(panel.columns):
-        middle = x + column * (width + gap) + width // 2
-        page.write(middle, y - 3, words, ha="center", va="bottom", rotation=90 if turned else 0)
+class Samples(Grid):
+    """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
+
+    Args:
+        n: number of images, laid out as a square, at most 10,000.
+    """
+
+    look_for: ClassVar[str] = (
+        "They should look like data, and be as varied. Worse than the reconstructions, they show places of the "
+        "prior that no image is encoded to."
+    )
+    name: str = "samples"
+    n: Annotated[int, Field(ge=1, le=10_000)] = 64
+
+    def refuses(self, view: View) -> str | None:
+        return None if view.has_density else "an autoencoder has no prior to draw from"
+
+    def figure(self, view: View) -> Drawn:
+        z = view.prior_sample(self.n)
+        panels = [
+            Panel(square(view.decode(z)), "mean E[x|z]"),
+            Panel(square(view.decode(z, sampled=True)), "sample x ~ p(x|z)"),
+        ]
+        return grids(panels, Title("Samples, z from the prior", view.name), self.scale, across=2)
+
+
+class Manifold(Grid):
+    """Images of a grid in two latent dimensions, the others 0: Figure 4 of Kingma & Welling (arXiv 1312.6114).
+
+    Args:
+        n: steps in each direction, at most 100.
+        reach: the grid goes from -reach to reach, evenly; None for the prior's quantiles.
+        quantiles: the first and the last quantile.
+        dimensions: which two.
+    """
+
+    look_for: ClassVar[str] = (
+        "Neighbours should turn into one another without a jump, and every class should have a region. With more "
+        "than two latents this is one plane of many."
+    )
+    name: str = "manifold"
+    n: Side = 20
+    reach: PositiveFloat | None = None
+    quantiles: Annotated[Sequence[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=2, max_length=2)] = QUANTILES
+    dimensions: Annotated[Sequence[NonNegativeInt], Field(min_length=2, max_length=2)] = (0, 1)
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.quantiles[0] >= self.quantiles[1]:
+            raise ValueError(f"quantiles={list(self.quantiles)}: must be two, the smaller first")
+        if self.dimensions[0] == self.dimensions[1]:
+            raise ValueError(f"dimensions={list(self.dimensions)}: must be two different ones")
+        return self
+
+    def refuses(self, view: View) -> str | None:
+        if max(self.dimensions) < view.latent_dim:
+            return None
+        return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
+
+    def figure(self, view: View) -> Drawn:
+        if self.reach is None:
+            values, where = latents.quantiles(self.n, *self.quantiles), "at even quantiles of a standard normal"
+        else:
+            values, where = torch.linspace(-self.reach, self.reach, self.n), "evenly"
+        across, up = self.dimensions
+        rest = ", the others 0" if view.latent_dim > 2 else ""
+        caption = (
+            f"z{across} from left to right, z{up} from bottom to top, each from {float(values[0]):.2f} to "
+            f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean E[x|z]."
+        )
+        panel = Panel(view.decode(latents.plane(values, view.latent_dim, self.dimensions)))
+        what = "Manifold" if view.latent_dim == 2 else f"Sweep over z{across} and z{up}"
+        return grids([panel], Title(what, view.name, caption), self.scale, gap=0)
+
+
+class Interpolation(Grid):
+    """The way from one test image to another, along a line and along a great circle of the latent space.
+
+    Args:
+        labels: classes of the two, None for the first and the last.
+        steps: images on the way, both ends included, at least 2.
+    """
+
+    look_for: ClassVar[str] = (
+        "Every step should be an image of its own kind. Where the two only fade into each other, the decoder knows "
+        "nothing better between them."
+    )
+    name: str = "interpolation"
+    labels: Pair | None = None
+    steps: Annotated[int, Field(ge=2)] = 12
+
+    def figure(self, view: View) -> Drawn:
+        (first, last), images, names = ends(view, self.labels)
+        paths = {"linear": latents.linear(first, last, self.steps)}
+        circle = latents.spherical(first, last, self.steps)
+        if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
+            paths["spherical"] = circle
+        decoded = view.decode(torch.stack([*paths.values()]))  # (2, steps, C, H, W)
+        left, right = (image.expand(len(paths), 1, *image.shape) for image in images)
+        framed = torch.cat([left, decoded, right], 1)
+        columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
+        panel = Panel(framed, "", [*paths], columns)
+        caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
+        return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
+
+
+class Transition(Grid):
+    """The way from one test image to another in many small steps, line by line.
+
+    Args:
+        labels: classes of the two, None for the first and the last.
+        n: images in a line, and lines, at most 100.
+    """
+
+    look_for: ClassVar[str] = (
+        "As in interpolation, more slowly: where does one class end and the other begin, and what is between?"
+    )
+    name: str = "transition"
+    labels: Pair | None = None
+    n: Side = 15
+
+    def figure(self, view: View) -> Drawn:
+        (first, last), _, names = ends(view, self.labels)
+        z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
+        caption = f"In even steps along the line between their {view.where}, to be read line by line."
+        what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
+        return grids([Panel(view.decode(z))], Title(what, view.name, caption), self.scale)
+
+
+class Traversals(Grid):
+    """Each latent dimension from -reach to reach, the others as a test image has them, the most active first.
+
+    Active is what the posterior's KL to the prior is large in, on average over test images; where that is not known, as
+    for an autoencoder, what varies most.
+
+    Args:
+        n: number of dimensions, fewer where there are not so many; None for all.
+        steps: images of each.
+        reach: where they begin and end, in units of a standard normal prior's σ.
+        label: class of the test image, None for the first.
+        images: number of test images that the activity is measured on.
+    """
+
+    look_for: ClassVar[str] = (
+        "A row that does not change is a latent that is not used: its KL, or its variance, is near 0. A useful one "
+        "changes one thing."
+    )
+    name: str = "traversals"
+    n: PositiveInt | None = 20
+    steps: PositiveInt = 11
+    reach: PositiveFloat = 3.0
+    label: int | str | None = None
+    images: PositiveInt = 1000
+
+    def check(self, view: View) -> None:
+        view.numbers([] if self.label is None else [self.label])
+
+    def figure(self, view: View) -> Drawn:
+        codes = view.codes(self.images)
+        activity, unit = (codes.mean.var(0), "variance") if codes.kl is None else (codes.kl.mean(0), "KL")
+        order = activity.argsort(descending=True)[: self.n].tolist()
+        label = None if self.label is None else view.numbers([self.label])
+        start = view.encode(view.batch(view.chosen(1, label))).mean[0]
+        values = torch.linspace(-self.reach, self.reach, self.steps)
+        rows = [f"z{dimension}, {unit} {float(activity[dimension]):.2f}" for dimension in order]
+        columns = [f"{value:.1f}" for value in values.round(decimals=3).add(0.0).tolist()]
+        panel = Panel(view.decode(latents.sweep(start, values, order)), "", rows, columns)
+        of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
+        measured = "in nats" if unit == "KL" else f"of the {view.where}"
+        caption = (
+            f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
+            f"image has them. Beside it: its {unit} {measured}, over {len(codes.label):,} images. "
+            "Shown is the mean E[x|z]."
+        )
+        return grids([panel], Title("Traversals", view.name, caption), self.scale)
+
+
+class ClassSamples(Grid):
+    """Images of z from each class's Gaussian: the mean of its images' posterior means, the mean of their variances.
+
+    Args:
+        labels: classes, None for all.
+        n: images of each.
+        images: number of test images that the Gaussians are taken from.
+    """
+
+    look_for: ClassVar[str] = (
+        "Every row should stay in its class. The Gaussian has the posterior's variance, not the spread of the "
+        "means, so a row varies less than the class does."
+    )
+    name: str = "class_samples"
+    labels: Labels | None = None
+    n: PositiveInt = 10
+    images: PositiveInt = 5000
+
+    def refuses(self, view: View) -> str | None:
+        return None if view.has_density else "the posterior of an autoencoder has no variance"
+
+    def sample(self, view: View, n: int) -> tuple[Tensor, list[int]]:
+        """Return latents (C, n, D) from the Gaussian of each class, and the numbers of the classes."""
+        codes = view.codes(self.images)
+        assert codes.std is not None
+        classes = codes.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
+        mean, std = latents.class_gaussians(codes.mean, codes.std, codes.label, classes)
+        return mean.unsqueeze(1) + std.unsqueeze(1) * torch.randn(len(classes), n, mean.shape[1]), classes
+
+    def figure(self, view: View) -> Drawn:
+        z, classes = self.sample(view, self.n)
+        rows = [view.class_names[each] for each in classes]
+        caption = (
+            "z from each class's Gaussian: mean of the posterior means, mean of the posterior variances of its images "
+            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean E[x|z]."
+        )
+        return grids([Panel(view.decode(z), "", rows)], Title("Samples of each class", view.name, caption), self.scale)
+
+
+def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Return the latents (2, D), the images (2, C, H, W) and the classes of test images of two classes."""
+    present = view.label.unique().tolist()
+    first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
+    indices = view.chosen(2, [first]) if first == last else torch.cat([view.chosen(1, [k]) for k in (first, last)])
+    if len(indices) < 2:
+        raise ValueError(f"the test split has one image of {view.class_names[first]}, and two are needed")
+    batch = view.batch(indices)
+    return view.encode(batch).mean, batch.target.float().cpu(), view.names(indices)
+
+
+def square(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) as rows of a square, or nearly (R, S, C, H, W); what is left over is white."""
+    columns = ceil(len(images) ** 0.5)
+    rows = ceil(len(images) / columns)
+    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))
+    return torch.cat([images, blank]).view(rows, columns, *images.shape[1:])

@@ -1,26 +1,29 @@
-"""The page that a figure is drawn on, in pixels: its title, its caption, its colours."""
+"""What all figures share: exact sizes in pixels, a title and a caption around what is drawn, colours, and saving."""
 
-from math import ceil
+from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from vae_lab.files import replacing
 
 DPI = 100
-MARGIN = 16  # around a page, in pixels
-LEAST_WIDTH = 400  # of the content, so that a title has room
+MARGIN = 16  # pixels
+LEAST_WIDTH = 400  # pixels, so that a title has room
 INK, GREY = "#1a1a1a", "#5f5f5f"
 PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # behind words
 TRAINING, VALIDATION = "#3f90da", "#bd1f01"  # of the classes' colours: one light, one dark in grey print
-_ruler = RendererAgg(1, 1, DPI)
 
 
 class Title(NamedTuple):
-    """What a figure shows, of which model at which epoch, and below it what else a reader must know."""
+    """What a figure shows, of which model at which epoch, and a caption for everything else that a reader must know."""
 
     what: str
     model: str = ""
@@ -38,74 +41,72 @@ def class_colors(count: int) -> list[Any]:
     return list(matplotlib.colormaps["viridis"](np.linspace(0, 1, count)))
 
 
-def text_width(words: str, size: float, weight: str = "normal") -> int:
-    """Return how many pixels wide words are, rounded up."""
-    font = FontProperties(size=size, weight=weight)
-    return ceil(max(_ruler.get_text_width_height_descent(line, font, False)[0] for line in words.split("\n")))
+def canvas(width: int, height: int) -> Figure:
+    """Return an empty figure of a size in pixels; `save` grows it around words that stand outside."""
+    figure = Figure(figsize=(max(width, LEAST_WIDTH) / DPI, height / DPI), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def wrapped(words: str, size: float, weight: str, width: int) -> str:
-    """Return words broken into lines of at most so many pixels, where there is a space to break at."""
-    lines: list[str] = []
-    for word in words.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size, weight) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)
+def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
+    """Return new axes at a place in pixels from the top left corner."""
+    axes = figure.add_axes(box(figure, left, top, width, height))
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
-class Page:
-    """A figure with a title and a caption, on which places are pixels from the left and from the top of the content.
+def box(figure: Figure, left: int, top: int, width: int, height: int) -> tuple[float, float, float, float]:
+    """Return a place in pixels from the top left corner as matplotlib counts: fractions from the bottom left one."""
+    wide, high = figure.bbox.width, figure.bbox.height
+    return left / wide, 1 - (top + height) / high, width / wide, height / high
 
-    Args:
-        width: of the content in pixels; a page is wide enough for a title and for every word at least.
-        height: of the content in pixels.
-        title: stands above it, its caption below.
-    """
 
-    def __init__(self, width: int, height: int, title: Title) -> None:
-        fonts = ((title.what, 12, "bold"), (title.model, 9, "normal"), (title.caption, 8, "normal"))
-        widths = [text_width(word, size, weight) for text, size, weight in fonts for word in text.split()]
-        inner = max(width, LEAST_WIDTH, *widths)  # words are not broken
-        self.width, self.left = inner + 2 * MARGIN, MARGIN + (inner - width) // 2
-        head = [(wrapped(title.what, 12, "bold", inner), 12, "bold", INK, 20)]
-        head += [(wrapped(title.model, 9, "normal", inner), 9, "normal", GREY, 16)] if title.model else []
-        foot = wrapped(title.caption, 8, "normal", inner) if title.caption else ""
-        self.top = MARGIN + sum(step * (words.count("\n") + 1) for words, *_, step in head) + 8
-        below = 10 + 14 * (foot.count("\n") + 1) if foot else 0
-        self.height = self.top + height + below + MARGIN
-        self.figure = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor="white")
-        FigureCanvasAgg(self.figure)
-        place = MARGIN
-        for words, size, weight, color, step in head:
-            self._write(MARGIN, place, words, size=size, weight=weight, color=color, va="top", linespacing=1.25)
-            place += step * (words.count("\n") + 1)
-        if foot:
-            y = self.top + height + 10
-            self._write(MARGIN, y, foot, size=8, color=GREY, va="top", linespacing=1.25)
+def add_image(figure: Figure, left: int, top: int, image: np.ndarray) -> Axes:
+    """Show an image (height, width, 3), each of its pixels as one of the figure's."""
+    height, width, _ = image.shape
+    axes = add_axes(figure, left, top, width, height)
+    axes.imshow(image, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes
 
-    def axes(self, left: int, top: int, width: int, height: int) -> Axes:
-        """Return axes at a place on the page."""
-        bottom = self.height - self.top - top - height
-        box = ((self.left + left) / self.width, bottom / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(box)
-        axes.tick_params(labelsize=8, colors=INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        return axes
 
-    def image(self, left: int, top: int, grid: np.ndarray) -> Axes:
-        """Show an image (height, width, 3) as it is, a pixel a pixel."""
-        height, width, _ = grid.shape
-        axes = self.axes(left, top, width, height)
-        axes.imshow(grid, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        return axes
+def extent(axes: Axes) -> Bbox:
+    """Return the place of axes with all their words, in pixels from the bottom left corner."""
+    place = axes.get_tightbbox()
+    assert place is not None
+    return place
 
-    def write(self, x: int, y: int, words: str, size: float = 8, **options: Any) -> None:
-        """Write words at a place."""
-        self._write(self.left + x, self.top + y, words, size=size, **{"color": INK, **options})
 
-    def _write(self, x: int, y: int, words: str, **options: Any) -> None:
-        self.figure.text(x / self.width, 1 - y / self.height, words, parse_math=False, **options)
+def titled(figure: Figure, title: Title) -> Figure:
+    """Put a title above and a caption below all that a figure holds by now, and return the figure."""
+    drawn = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
+    room = max(drawn.width, LEAST_WIDTH)
+    write(figure, drawn.x0, drawn.y0 - 12, title.caption, room, size=8, color=GREY, va="top")
+    top = drawn.y1 + 12
+    for words, style in ((title.model, {"size": 9, "color": GREY}), (title.what, {"size": 12, "weight": "bold"})):
+        if words:
+            top = write(figure, drawn.x0, top, words, room, va="bottom", **style).get_window_extent().y1 + 4
+    return figure
+
+
+def write(figure: Figure, x: float, y: float, words: str, room: float, **style: Any) -> Text:
+    """Write words at a place in pixels from the bottom left corner, in lines about as wide as the room in pixels."""
+    place = (x / figure.bbox.width, y / figure.bbox.height)
+    text = figure.text(*place, words, parse_math=False, linespacing=1.25, **{"color": INK, **style})
+    width = text.get_window_extent().width
+    if width > room:
+        text.set_text(fill(words, int(len(words) * room / width), break_long_words=False, break_on_hyphens=False))
+    return text
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure as a PNG with a margin around all that it holds, whole or not at all, and make its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # whole pixels: else every image would be resampled
+    corners = np.rint(figure.get_tightbbox().get_points() * DPI) + np.array([[-MARGIN], [MARGIN]])
+    with replacing(file) as beside:
+        area = Bbox(corners / DPI)
+        figure.savefig(beside, format="png", bbox_inches=area, pil_kwargs={"compress_level": 2})

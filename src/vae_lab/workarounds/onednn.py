@@ -35,7 +35,7 @@ FASTER = is_faster()
 
 
 def use(module: nn.Module) -> None:
-    """Turn every `torch.nn.Linear` of a module into `Linear`, in place, where that is faster."""
+    """Turn every `torch.nn.Linear` of a module, users' own included, into `Linear`, in place, where that is faster."""
     if FASTER and enabled("onednn"):
         for layer in module.modules():
             if type(layer) is nn.Linear:
@@ -47,17 +47,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-def product_shape(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
-    """Return an empty tensor of the shape that `product` returns."""
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
 # an operator under a name of its own: torch.compile takes oneDNN's only with weights that never change
 if not hasattr(torch.ops.vae_lab, "product"):  # this file may be reloaded
     library = torch.library.Library("vae_lab", "FRAGMENT")
     library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     library.impl("product", product, "CPU")
-    torch.library.register_fake("vae_lab::product", product_shape, lib=library)
+    torch.library.register_fake(
+        "vae_lab::product", lambda x, weight, _: x.new_empty(x.shape[0], weight.shape[0]), lib=library
+    )
 
 
 class Product(torch.autograd.Function):
@@ -65,13 +62,11 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return x Wᵀ + b."""
         ctx.save_for_backward(x, weight)
         return torch.ops.vae_lab.product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients that are needed."""
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -85,7 +80,6 @@ class Linear(nn.Linear):
     """`torch.nn.Linear`, by oneDNN for large float32 matrices on a CPU; traced and exported as torch's own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x Wᵀ + b (..., out_features) of x (..., in_features)."""
         if (
             not torch.compiler.is_exporting()
             and not torch._C._is_tracing()

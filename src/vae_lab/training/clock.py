@@ -5,7 +5,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from vae_lab.module import VAEModule
+from vae_lab.training.module import VAEModule
 
 
 class Clock(Callback):
@@ -20,28 +20,22 @@ class Clock(Callback):
         self.totals = {"seconds": 0.0, "step_seconds": 0.0, "images": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
         return dict(self.totals)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
         self.totals = dict(state_dict)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start."""
         self.started, self.validation = time.perf_counter(), 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop for the validation."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on after the validation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.validation += time.perf_counter() - self.paused
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report."""
         assert isinstance(pl_module, VAEModule)
         seconds = time.perf_counter() - self.started
         self.totals["seconds"] += seconds

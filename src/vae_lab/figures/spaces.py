@@ -1,28 +1,26 @@
 """Figures of the latent space itself: where images lie in it, and what passes through it."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawn
+from pydantic import Field, PositiveInt
 
-from vae_lab import figures, latents
-from vae_lab.callbacks.drawing import Drawing, Grid
-from vae_lab.figures import Title
+from vae_lab import latents
+from vae_lab.figures import charts
+from vae_lab.figures.figure import Figure, Grid
+from vae_lab.figures.grids import latent_bars
+from vae_lab.figures.page import Title
 from vae_lab.view import View
 
 
-@dataclass(eq=False, kw_only=True)
-class LatentMap(Drawing):
+class LatentMap(Figure):
     """Posterior means of test images by class: as they are for two latents, else on their first two principal axes.
 
     Around the origin stand the prior's circles at 1, 2 and 3 σ, which principal axes leave circles.
 
     Args:
         n: number of test images, at least 3.
-
-    Raises:
-        ValueError: for fewer images.
     """
 
     look_for: ClassVar[str] = (
@@ -30,18 +28,12 @@ class LatentMap(Drawing):
         "origin is a posterior that tells nothing, and samples hardly reach what lies far outside."
     )
     name: str = "latent_map"
-    n: int = 5000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.n)
+    n: Annotated[int, Field(ge=3)] = 5000
 
     def refuses(self, view: View) -> str | None:
-        """Return that a line is no map."""
         return None if view.latent_dim > 1 else "needs two latent dimensions, and latent_dim is 1"
 
-    def figure(self, view: View) -> Figure:
-        """Return the map."""
+    def figure(self, view: View) -> Drawn:
         codes = view.codes(self.n)
         standard = view.has_density and view.has_standard_prior
         if view.latent_dim == 2:
@@ -55,40 +47,27 @@ class LatentMap(Drawing):
         if standard:
             caption += " Dashed: 1, 2 and 3 σ of the prior."
         title = Title("Latent space", view.name, caption)
-        return figures.points(places, codes.label, view.class_names, title, names, circles=standard)
+        return charts.points(places, codes.label, view.class_names, title, names, circles=standard)
 
 
-@dataclass(eq=False, kw_only=True)
-class Tsne(Drawing):
+class Tsne(Figure):
     """t-SNE of the posterior means of test images (van der Maaten & Hinton 2008), by scikit-learn.
 
     Args:
-        n: number of test images.
-        perplexity: about how many neighbours a point keeps.
+        n: number of test images, at least 3.
+        perplexity: about how many neighbours a point keeps, at least 1.
         iterations: of the gradient descent, at least 250.
-
-    Raises:
-        ValueError: for a value outside its range.
     """
 
     look_for: ClassVar[str] = (
         "Which classes are clusters, and which touch? Distances between clusters, and their sizes, mean nothing here."
     )
     name: str = "tsne"
-    n: int = 3000
-    perplexity: float = 30.0
-    iterations: int = 1000
+    n: Annotated[int, Field(ge=3)] = 3000
+    perplexity: Annotated[float, Field(ge=1)] = 30.0
+    iterations: Annotated[int, Field(ge=250)] = 1000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.n)
-        if self.perplexity < 1:
-            raise ValueError(f"perplexity={self.perplexity} must be a number of at least 1")
-        if self.iterations < 250:
-            raise ValueError(f"iterations={self.iterations} must be at least 250")
-
-    def figure(self, view: View) -> Figure:
-        """Return the map."""
+    def figure(self, view: View) -> Drawn:
         from sklearn.manifold import TSNE
 
         codes = view.codes(self.n)
@@ -102,10 +81,9 @@ class Tsne(Drawing):
             "distances of groups mean little."
         )
         title = Title("Latent space by t-SNE", view.name, caption)
-        return figures.points(places, codes.label, view.class_names, title)
+        return charts.points(places, codes.label, view.class_names, title)
 
 
-@dataclass(eq=False, kw_only=True)
 class LatentBars(Grid):
     """Test images, the mean and σ of their posterior as bars, and their mean reconstruction.
 
@@ -118,22 +96,11 @@ class LatentBars(Grid):
         "carries nothing."
     )
     name: str = "latent_bars"
-    n: int = 5
+    n: PositiveInt = 5
 
-    def figure(self, view: View) -> Figure:
-        """Return a row for each image."""
+    def figure(self, view: View) -> Drawn:
         indices = view.chosen(self.n)
         batch = view.batch(indices)
         codes, images = view.encode(batch), batch.input.float().cpu()
         title = Title("Through the latent space", view.name, "Test images. Shown is the mean E[x|z].")
-        return figures.latent_bars(images, codes.mean, codes.std, view.decode(codes.mean), title, self.scale)
-
-
-def check_number(n: int) -> None:
-    """Refuse points too few for a map.
-
-    Raises:
-        ValueError: for fewer than 3.
-    """
-    if n < 3:
-        raise ValueError(f"n={n} must be at least 3")
+        return latent_bars(images, codes.mean, codes.std, view.decode(codes.mean), title, self.scale)

@@ -3,12 +3,15 @@
 import csv
 import logging
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pytorch_lightning.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import Logger
@@ -16,26 +19,32 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.files import replacing
+from vae_lab.view import History
+
+KL_FILE = "kl_per_dimension.csv"
 
 log = logging.getLogger(__name__)
 
 
-class _Plain(Logger):
-    """A logger without a name, a version or hyper-parameters."""
+class _Rows(Logger):
+    """Takes the row of an epoch; numbers of no epoch, and the settings, are kept elsewhere."""
 
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
+    name = version = ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Keep nothing: the run's config.yaml has it all."""
+        pass
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if "epoch" in metrics:
+            self.add({**metrics, "epoch": int(metrics["epoch"])}, step)
+
+    @abstractmethod
+    def add(self, row: dict[str, Any], step: int | None) -> None:
+        """Take the row of `row["epoch"]`."""
 
 
-class Curves(_Plain):
+class Curves(_Rows):
     """Keeps `metrics.csv`: one row an epoch, whole after each; an epoch that is run again replaces its row.
 
     Args:
@@ -46,20 +55,16 @@ class Curves(_Plain):
         super().__init__()
         self.path = path
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add the row of `metrics["epoch"]`; numbers of no epoch have their place elsewhere."""
-        if "epoch" not in metrics:
-            return
-        rows: list[dict[str, Any]] = [row for row in read_curves(self.path) if int(row["epoch"]) < metrics["epoch"]]
-        rows.append({"epoch": metrics["epoch"], "step": step, **metrics})
+    def add(self, row: dict[str, Any], step: int | None) -> None:
+        rows: list[dict[str, Any]] = [each for each in read_curves(self.path) if int(each["epoch"]) < row["epoch"]]
+        rows.append({"epoch": row["epoch"], "step": step, **row})
         with replacing(self.path) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
+            writer = csv.DictWriter(file, dict.fromkeys(chain.from_iterable(rows)))
             writer.writeheader()
             writer.writerows(rows)
 
 
-class Lines(_Plain):
+class Lines(_Rows):
     """Prints every `every`-th epoch and the last as a line, for where there is no terminal to draw a bar on.
 
     Args:
@@ -72,16 +77,12 @@ class Lines(_Plain):
         self.every = every
         self.epochs = epochs
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Print the row of `metrics["epoch"]`, nothing for numbers of no epoch."""
-        if "epoch" not in metrics:
-            return
-        epoch = int(metrics["epoch"])
+    def add(self, row: dict[str, Any], step: int | None) -> None:
+        epoch = row["epoch"]
         if epoch % self.every == 0 or epoch in (1, self.epochs):
             shown = ("train/loss", "val/elbo", "val/log_likelihood", "val/kl", "val/mse", "train/seconds")
-            names = [name for start in shown for name in metrics if name.removesuffix("_unnormalised") == start]
-            numbers = "  ".join(f"{name} {metrics[name]:.5g}" for name in names)
+            names = [name for start in shown for name in row if name.removesuffix("_unnormalised") == start]
+            numbers = "  ".join(f"{name} {row[name]:.5g}" for name in names)
             log.info("epoch %*d/%d  %s", len(str(self.epochs)), epoch, self.epochs, numbers)
 
 
@@ -101,7 +102,12 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
     failed = 1
     try:
         for logger in loggers:
-            begin(logger, settings)
+            try:
+                logger.log_hyperparams(settings)
+            except OSError as error:
+                raise DataError(f"logger: {type(logger).__name__} cannot write: {error}") from error
+            except Exception as error:  # each service has errors of its own
+                raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {in_one_line(error)}") from error
         yield
         failed = 0
     finally:
@@ -110,33 +116,16 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
             run.finish(exit_code=failed)
 
 
-def begin(logger: Logger, settings: Any) -> None:
-    """Tell a logger the settings of a run.
-
-    Raises:
-        ConfigError: where it cannot begin, such as wandb online without an account.
-        DataError: where it cannot write.
-    """
-    try:
-        logger.log_hyperparams(settings)
-    except OSError as error:
-        raise DataError(f"logger: {type(logger).__name__} cannot write: {error}") from error
-    except Exception as error:  # each service has errors of its own
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {reason}") from error
+def in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def open_wandb_run() -> Any:
-    """Return the run that wandb has open in this process; None for none, or where wandb is not in use."""
     return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a `metrics.csv` as they are written; none without a file.
-
-    Raises:
-        DataError: where it is damaged.
-    """
+    """Return the rows of a `metrics.csv` as they are written; none without a file."""
     if not path.exists():
         return []
     try:
@@ -150,15 +139,23 @@ def read_curves(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
-    """Give a PNG to every logger that takes images; one that fails is a line in the log.
+def read_history(folder: Path) -> History:
+    """Return the epochs of the run in a folder, from its `metrics.csv` and `kl_per_dimension.csv`."""
+    rows = [{name: float(value) for name, value in row.items() if value} for row in read_curves(folder / "metrics.csv")]
+    found = {int(row["epoch"]): row for row in read_curves(folder / KL_FILE)}
+    kl = {}
+    for stage, words in (("train", "training"), ("val", "validation")):
+        names = {name for row in found.values() for name in row if name.startswith(f"{stage}/")}
+        order = sorted(names, key=lambda name: int(name.partition("/")[2]))
+        table = [[float(found.get(int(row["epoch"]), {}).get(name) or "nan") for name in order] for row in rows]
+        values = torch.tensor(table)
+        if not values.isnan().all():
+            kl[words] = values
+    return History(rows, kl)
 
-    Args:
-        loggers: some of a training's.
-        name: under which it appears, such as figures/samples.
-        file: of the image.
-        step: the training's optimizer steps so far.
-    """
+
+def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
+    """Give a PNG to every logger that takes images, as `name`; one that fails is a line in the log."""
     for logger in loggers:
         try:
             if isinstance(logger, TensorBoardLogger):
@@ -171,5 +168,4 @@ def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
             elif hasattr(logger, "log_image"):  # wandb's, and others that are like it
                 logger.log_image(key=name, images=[str(file)], step=step)
         except Exception as error:  # each service has errors of its own
-            reason = " ".join(str(error).split())
-            log.warning("%s did not take %s: %s", type(logger).__name__, name, reason)
+            log.warning("%s did not take %s: %s", type(logger).__name__, name, in_one_line(error))

@@ -14,7 +14,7 @@ from vae_lab.errors import NonFiniteError
 from vae_lab.metrics import Sums, squared_error
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Terms, elbo_terms
-from vae_lab.schedulers import Plateau
+from vae_lab.training.schedulers import Plateau
 from vae_lab.workarounds.lightning import QuickHookName
 
 UNNORMALISED = "_unnormalised"  # ends the names of numbers that no density is behind
@@ -43,7 +43,7 @@ class VAEModule(QuickHookName, LightningModule):
     ) -> None:
         super().__init__()
         self.vae = vae
-        self.normalised = vae.normalised
+        self.ending = "" if vae.normalised else UNNORMALISED
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -54,12 +54,14 @@ class VAEModule(QuickHookName, LightningModule):
         self.vectors: dict[str, list[float]] = {}  # the same of what has a value for each latent: val/kl_per_dimension
         self.epoch = 0  # how many the weights have seen
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer over all parameters, and the scheduler where there is one.
+    @property
+    def best_metric(self) -> str:
+        """Metric of a validation that tells the best checkpoint."""
+        if not self.vae.encoder.has_density:
+            return "val/mse"
+        return f"val/elbo{self.ending}"
 
-        Raises:
-            ValueError: for a plateau scheduler that does not say what it monitors.
-        """
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
@@ -72,11 +74,9 @@ class VAEModule(QuickHookName, LightningModule):
         """Do nothing: `on_train_epoch_end` does it, which has the epoch's numbers and comes before the checkpoint."""
 
     def on_train_epoch_start(self) -> None:
-        """Forget the vectors of the epoch before: callbacks have had their look."""
-        self.vectors = {}
+        self.vectors = {}  # callbacks have seen those of the epoch before
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
         loss, terms = self.objective(self.vae, batch, self.global_step)
         self.terms = self.sums.add({"loss": loss.expand(len(batch.target)), **self.labelled(terms)})
         if batch_idx % 50 == 0 and self.trainer.progress_bar_callback is not None:
@@ -84,11 +84,7 @@ class VAEModule(QuickHookName, LightningModule):
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Stop before a loss that is not finite reaches the weights.
-
-        Raises:
-            NonFiniteError: names the step and the terms.
-        """
+        """Stop before a loss that is not finite reaches the weights."""
         if not isfinite(loss.item()):
             wrong = [name for name, term in self.terms.items() if term.dim() == 1 and not torch.isfinite(term).all()]
             raise NonFiniteError(
@@ -107,19 +103,14 @@ class VAEModule(QuickHookName, LightningModule):
         self.numbers = {}  # an epoch without a validation has no numbers of one
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up the terms of one batch."""
         self.evaluation.add(self.evaluate(batch))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up the terms of one batch."""
-        self.evaluation.add(self.evaluate(batch))
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all images."""
         self._log("val", self.evaluation)
 
     def on_test_epoch_end(self) -> None:
-        """Log the means over all images."""
         self._log("test", self.evaluation)
 
     def evaluate(self, batch: Batch) -> Terms:
@@ -128,17 +119,14 @@ class VAEModule(QuickHookName, LightningModule):
         `kl_per_dimension` (B, D) is there as well where the KL has a closed form.
         """
         draw = self.vae.draw(batch)
-        reconstruction = self.vae.reconstruct(draw.q)
-        return {**self.labelled(elbo_terms(draw)), "mse": squared_error(reconstruction.mean, batch.target)}
+        mse = squared_error(self.vae.reconstruct(draw.q).mean, batch.target)
+        return {**self.labelled(elbo_terms(draw)), "mse": mse}
 
     def labelled(self, terms: Terms) -> Terms:
         """Return terms under the names that they are reported by."""
-        if self.normalised:
-            return terms
-        return {name if name.startswith("kl") else name + UNNORMALISED: term for name, term in terms.items()}
+        return {name if name.startswith("kl") else name + self.ending: term for name, term in terms.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over how many epochs the weights of a checkpoint have seen."""
         self.epoch = checkpoint["epoch"] + 1 if checkpoint["global_step"] else 0
 
     def _step(self, scheduler: Any) -> None:
@@ -148,8 +136,7 @@ class VAEModule(QuickHookName, LightningModule):
         elif scheduler.monitor == "training":
             scheduler.step(self.numbers["train/loss"])
         else:
-            ending = "" if self.normalised else UNNORMALISED
-            names = [f"val/{name}{ending}" for name in ("elbo", "log_likelihood")]
+            names = [f"val/{name}{self.ending}" for name in ("elbo", "log_likelihood")]
             found = [self.numbers[name] for name in names if name in self.numbers]
             if found:  # none in an epoch without a validation
                 scheduler.step(-found[0])

@@ -22,18 +22,21 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
         monitor: `val/elbo`, of which more is better, or `val/mse`, of which less is; None without validation.
         every: epochs from one `epoch-0010.ckpt` to the next; None for none.
     """
-    last = Movable(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    others = [] if every is None else [Numbered(folder, every)]
-    if monitor is None:
-        return [*others, last]
-    best = Movable(
-        dirpath=folder,
-        filename="best",
-        monitor=monitor,
-        mode="min" if monitor == "val/mse" else "max",
-        enable_version_counter=False,
-    )
-    return [best, *others, last]
+    kept: list[ModelCheckpoint] = []
+    if monitor is not None:
+        kept.append(Movable(folder, "best", monitor=monitor, mode="min" if monitor == "val/mse" else "max"))
+    if every is not None:
+        kept.append(
+            Numbered(
+                folder,
+                "epoch-{epoch:04d}",
+                auto_insert_metric_name=False,
+                every_n_epochs=every,
+                save_top_k=-1,
+                save_on_train_epoch_end=True,
+            )
+        )
+    return [*kept, Movable(folder, "last", save_on_train_epoch_end=True)]
 
 
 class Files(TorchCheckpointIO):
@@ -43,23 +46,24 @@ class Files(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write one; what is no file of this machine's, such as s3://…, is left to Lightning."""
-        if "://" in str(path) or storage_options is not None:
+        if "://" in str(path) or storage_options is not None:  # remote paths are handled by Lightning
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside, beside.open("wb") as file:  # which says by an OSError that the disk is full
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            replacing(Path(path)) as beside,
+            beside.open("wb") as file,
+        ):  # which says by an OSError that the disk is full
             torch.save(checkpoint, file)
 
 
 class Movable(QuickStateKey, ModelCheckpoint):
-    """Keeps checkpoints, and still knows the best after the run's directory was moved."""
+    """Keeps checkpoints in a folder, and still knows the best after the run's directory was moved."""
+
+    def __init__(self, folder: Path, filename: str, **options: Any) -> None:
+        super().__init__(folder, filename, enable_version_counter=False, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over which checkpoint is the best so far, where it lies now."""
-        assert self.dirpath is not None
-
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path
 
@@ -69,26 +73,9 @@ class Movable(QuickStateKey, ModelCheckpoint):
 
 
 class Numbered(Movable):
-    """Keeps the checkpoint of every N-th epoch; the first epoch is 1.
-
-    Args:
-        folder: of the checkpoints.
-        every: N.
-    """
-
-    def __init__(self, folder: Path, every: int) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="epoch-{epoch:04d}",
-            auto_insert_metric_name=False,
-            every_n_epochs=every,
-            save_top_k=-1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+    """Keeps the checkpoints of epochs under their numbers; the first epoch is 1."""
 
     def format_checkpoint_name(self, metrics: dict[str, Any], *names: Any, **more: Any) -> str:
-        """Return the path of an epoch's checkpoint."""
         return super().format_checkpoint_name({**metrics, "epoch": metrics["epoch"] + 1}, *names, **more)
 
 
@@ -114,23 +101,17 @@ def restore(module: LightningModule, path: Path) -> dict[str, Any]:
     checkpoint = read(path)
     try:
         weights = checkpoint["state_dict"]
-        for weight in weights.values():
-            if weight.is_floating_point():
-                module.to(weight.dtype)
-                break
+        precision = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), None)
+        module.to(dtype=precision)
         module.load_state_dict(weights)
         module.on_load_checkpoint(checkpoint)
-        return checkpoint
     except (RuntimeError, KeyError) as error:
         raise DataError(f"checkpoint {path} is of another model: {str(error).splitlines()[-1].strip()}") from error
+    return checkpoint
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content on the CPU, without running any code from it.
-
-    Raises:
-        DataError: where it is damaged, or holds more than tensors and plain values.
-    """
+    """Return a checkpoint's content on the CPU, without running any code from it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

@@ -1,0 +1,99 @@
+"""From arguments to a configuration, and from values to what Hydra's command line takes. `--help` imports this file."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.cli.errors import explain
+from vae_lab.cli.schema import Config, Evaluate, Generate, Report
+from vae_lab.errors import ConfigError
+from vae_lab.workarounds.hydra import share_config_store
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())  # a wheel, a checkout
+
+
+def run_dir(resume: str | None, parent: str) -> str:
+    """Return the directory of a run: its own when it goes on, else one that no other run has."""
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
+    return resume or f"{parent}/{now}-{secrets.token_hex(2)}"
+
+
+def fit_for_a_path(name: str) -> str:
+    """Return a name without what Hydra cannot take back on a command line."""
+    return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
+
+
+def literal(value: Any) -> str:
+    """Return a value as Hydra's command line takes it.
+
+    >>> literal({"a": [1, None, True], "b": "x, y"})
+    "{a: [1, null, true], b: 'x, y'}"
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {literal(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(each) for each in value) + "]"
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower()
+    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", value, re.ASCII)
+    if plain and value.lower() not in ("null", "true", "false", "nan", "inf"):
+        return value
+    return QuotedString(value, Quote.single).with_quotes()
+
+
+def job_dir(overrides: str) -> str:
+    """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line.
+
+    What had to be replaced or cut is told apart by a checksum.
+    """
+    name = fit_for_a_path(overrides)[:110] or "defaults"
+    return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
+
+
+store = ConfigStore.instance()
+store.store("schema", Config)
+store.store("report_schema", Report)
+for name, root in {"evaluate_schema": Evaluate, "generate_schema": Generate}.items():
+    node = OmegaConf.structured(root)
+    for group in {"data", "figures"} & node.keys():  # those of the run may have other keys, which are known later
+        node[group]._set_flag("struct", False)
+    store.store(name, node)
+share_config_store()
+
+
+def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """Return what a command line would be given: the configuration, and the directory of its run.
+
+    Raises:
+        ConfigError: for an unknown option or key, or a value of the wrong type.
+    """
+    # the Hydra of the job that this runs in is put aside: there can be only one at a time
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
+            config = hydra.compose(name, list(overrides), return_hydra_config=True)
+        path = Path(config.hydra.run.dir).absolute()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer  # of another instance by now
+    with open_dict(config):
+        del config["hydra"]
+    return config, path

@@ -1,0 +1,100 @@
+"""The roots of the configurations: the values that no part owns, and their types. `--help` imports this file."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Lt, MinLen
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from vae_lab.errors import ConfigError
+
+# OmegaConf reads these as int and str; `check_values` holds values to the rest
+Count = Annotated[int, Gt(0)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+
+
+@dataclass
+class Config:
+    """Types of the root's own values; each group is a part from the folder of the same name in `conf/`."""
+
+    name: str = MISSING
+    latent_dim: Count = MISSING
+    seed: Seed = MISSING
+    print_every: Count = MISSING
+    compile: bool = False
+    checkpoint_every: Count | None = None
+    resume: Annotated[str, MinLen(1)] | None = None
+    data: dict[str, Any] = MISSING
+    noise: dict[str, Any] = MISSING
+    encoder: dict[str, Any] = MISSING
+    decoder: dict[str, Any] = MISSING
+    posterior: dict[str, Any] = MISSING
+    likelihood: dict[str, Any] = MISSING
+    prior: dict[str, Any] = MISSING
+    objective: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
+            raise ValueError(f"name={self.name}: must be letters, digits, . _ and -")
+
+
+@dataclass
+class Report:
+    """Types of the root's own values of `report`."""
+
+    run: str = MISSING
+    out: str | None = None
+
+
+@dataclass
+class Evaluate(Report):
+    """Types of the root's own values of `evaluate`."""
+
+    checkpoint: str = "best"
+    device: str = "auto"
+    seed: Seed | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Format(StrEnum):
+    """How `generate` writes samples."""
+
+    npz = "npz"
+    png = "png"
+
+
+@dataclass
+class Generate(Evaluate):
+    """Types of the root's own values of `generate`."""
+
+    figure: Any = None
+    labels: Annotated[list[Any], MinLen(1)] | None = None
+    n: Count | None = None
+    scale: Count | None = None
+    format: Format | None = None
+    animate: bool = False
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def check_values(config: DictConfig, root: type) -> None:
+    """Check that every value is there, and the root's own values by the types of their fields."""
+    from pydantic import ValidationError
+    from pydantic.dataclasses import dataclass as validated
+
+    from vae_lab.checks import in_one_line
+
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        validated(root, config={"strict": True})(**values)
+    except ValidationError as error:
+        raise ConfigError(in_one_line(error)) from error

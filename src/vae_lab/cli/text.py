@@ -1,0 +1,20 @@
+"""Text for the screen."""
+
+from pathlib import Path
+
+
+def relative(path: Path) -> Path:
+    """Return a path as seen from the working directory, where it lies below that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def table(results: dict[str, float]) -> str:
+    """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
+    if not results:
+        return "nothing was evaluated"
+    stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
+    width = max(len(name) for name in names) + 2
+    rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]
+    rows += [f"{name:{width}}" + "".join(f"{results[f'{stage}/{name}']:12.6g}" for stage in stages) for name in names]
+    return "\n".join(rows)

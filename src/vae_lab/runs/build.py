@@ -1,0 +1,220 @@
+"""Objects from a configuration, and the one check of what only the whole can know."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pkgutil import resolve_name
+from traceback import extract_tb
+from typing import Any, Literal
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from torch import nn
+from torch.distributions import constraints
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vae_lab.checks import checked, in_one_line
+from vae_lab.data import ImageData, ImageShape
+from vae_lab.errors import ConfigError
+from vae_lab.model import VAE, Batch, Conditional, Head
+from vae_lab.training.compiled import Compiled
+from vae_lab.training.module import VAEModule
+from vae_lab.workarounds import onednn
+
+# how classes, Hydra and Lightning refuse what they are given
+REFUSALS = (InstantiationException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
+
+
+def build_module(config: DictConfig) -> VAEModule:
+    """Return the module that a configuration describes, with fresh weights.
+
+    Raises:
+        ConfigError: where a part refuses its values; names the group.
+    """
+    part(config, "data")  # or it has no shape either
+    with blame("data"):
+        image, latent = image_shape(shape=plain(config.data).get("shape")), (config.latent_dim,)
+    posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
+    for group, head in {"posterior": posterior, "likelihood": likelihood}.items():
+        if not isinstance(head, Head):
+            raise ConfigError(f"{group}._target_={config[group]._target_}: must derive from vae_lab.Head")
+    with blame("encoder"):
+        encoder = Conditional(build(config, "encoder"), posterior, image, latent)
+    with blame("decoder"):
+        decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
+    objective = build(config, "objective")
+    if config.compile and isinstance(objective, nn.Module):
+        raise ConfigError(f"compile=true takes no objective with weights of its own, as {type(objective).__name__} has")
+    vae = VAE(encoder, decoder, prior)
+    onednn.use(vae)
+    optimizer = build(config, "optimizer")
+    module = VAEModule(vae, objective, optimizer, build(config, "scheduler") if config.scheduler else None)
+    # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
+    with blame("optimizer"):
+        if str(config.optimizer._target_).startswith("torch."):  # the user's own may have other rules
+            check_optimizer(**plain(config.optimizer))
+        module.optimizer(module.parameters())
+    with blame("scheduler"):
+        module.configure_optimizers()
+    with blame("model"), torch.no_grad():
+        pixels = torch.zeros(2, *image)
+        module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2)))
+    if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
+        raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
+    with blame("trainer"):
+        if str(config.trainer._target_).startswith("pytorch_lightning."):
+            check_trainer(**plain(config.trainer))
+    check(config, module)
+    if config.compile:
+        module.objective = Compiled(objective)
+    return module.train()
+
+
+@checked
+def image_shape(shape: ImageShape) -> tuple[int, ...]:
+    """Return the shape of the images (C, H, W), which the model needs before there are data."""
+    return tuple(shape)
+
+
+@checked
+def check_optimizer(lr: PositiveFloat = 1.0, weight_decay: NonNegativeFloat = 0.0, **others: Any) -> None:
+    """Refuse what optimizers of torch take and what trains nothing, such as a rate of 0."""
+
+
+@checked
+def check_trainer(
+    max_epochs: NonNegativeInt,
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] | None = None,
+    accumulate_grad_batches: PositiveInt = 1,
+    check_val_every_n_epoch: PositiveInt | None = 1,
+    **others: Any,
+) -> None:
+    """Refuse what Lightning's Trainer takes and what does not work here.
+
+    Heads and sums need 32 bits, and grey values more than bfloat16 has.
+    """
+
+
+def build_data(config: DictConfig) -> ImageData:
+    """Return the data that a configuration describes, not read yet."""
+    return build(config, "data", binarize=binarization(config), noise=build(config, "noise"))
+
+
+def build(config: DictConfig, group: str, **more: Any) -> Any:
+    """Return what a group describes: an object, or a call that waits for its arguments."""
+    if OmegaConf.is_dict(config[group]):
+        part(config, group)
+    with blame(group):
+        return instantiate(config[group], **more, _convert_="all")
+
+
+def build_each(config: DictConfig, group: str) -> dict[str, Any]:
+    """Return the objects that a group describes by name, without those that are null."""
+    built = {}
+    for name, described in config[group].items():
+        if described is None:
+            continue
+        if not OmegaConf.is_dict(described) or "_target_" not in described:
+            raise ConfigError(f"{group}.{name}: missing `_target_`; --help lists the available components")
+        with blame(f"{group}.{name}"):  # one by one: Hydra would make a plain dictionary of a dataclass in another
+            built[name] = instantiate(described, _convert_="all")
+    return built
+
+
+@contextmanager
+def blame(group: str, alone: bool = False) -> Iterator[None]:
+    """Turn what a class, Hydra, torch or Lightning refuse into one line that names the group, and the value if known.
+
+    Args:
+        group: of the configuration.
+        alone: whether only Lightning's own errors are refusals, not those of the code that it calls.
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        folders = Path(extract_tb(error.__traceback__)[-1].filename).parts
+        lightnings = isinstance(error, MisconfigurationException) or (
+            isinstance(error, ValueError | RuntimeError)
+            and ("pytorch_lightning" in folders or "lightning_fabric" in folders)
+        )
+        if alone and not lightnings:
+            raise
+        cause = (isinstance(error, InstantiationException) and error.__cause__) or error
+        if isinstance(cause, ValidationError):
+            raise ConfigError(f"{group}.{in_one_line(cause)}") from error
+        raise ConfigError(f"{group}: {' '.join(str(cause).split())}") from error
+
+
+def check(config: DictConfig, module: VAEModule) -> None:
+    """Check how parts go together that know their own values alone, before any data are read."""
+    if getattr(module.objective, "needs_density", False) and not module.vae.encoder.has_density:
+        raise ConfigError(
+            f"objective={config.objective._target_} needs a posterior with a density, and "
+            f"{config.posterior._target_} has none: use posterior=normal, or objective=reconstruction"
+        )
+    mixed = str(config.trainer.get("precision")).endswith("-mixed")
+    if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
+        raise ConfigError("trainer.gradient_clip_val with a mixed trainer.precision needs optimizer.fused=false")
+    scheduler = config.scheduler
+    if scheduler.get("monitor") == "validation" and not validates(config):
+        raise ConfigError(
+            "scheduler.monitor=validation needs a validation, and data.val_fraction or trainer.limit_val_batches is 0"
+        )
+    if scheduler.get("T_max", math.inf) < config.trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.max_epochs={config.trainer.max_epochs} is more than scheduler.T_max={scheduler.T_max}, where the "
+            "cosine ends: the learning rate would rise again"
+        )
+    likelihood, name = module.vae.decoder.head, config.likelihood._target_
+    binarize, shape = config.data.binarize, list(config.data.shape)
+    if likelihood.support is None:
+        raise ConfigError(f"likelihood._target_={name} must state the `support` of its pixels")
+    binary_only = likelihood.support is constraints.boolean
+    grey_only = likelihood.support is constraints.unit_interval and not likelihood.normalised
+    if grey_only and binarize not in ("auto", "none"):
+        raise ConfigError(
+            f"data.binarize={binarize} gives binary pixels, and {name} is for grey ones: use likelihood=bernoulli, or "
+            "data.binarize=none"
+        )
+    if binary_only and binarize == "none":
+        raise ConfigError(
+            f"data.binarize=none gives grey values, and {name} is a likelihood of 0 and 1 alone: use "
+            "data.binarize=auto, threshold, dynamic or static, or likelihood=gaussian"
+        )
+    if binary_only and shape[0] != 1:
+        raise ConfigError(
+            f"{name} is a likelihood of binary pixels, and data of shape {shape} have colours: use "
+            "likelihood=gaussian, gaussian_shared or gaussian_learned"
+        )
+
+
+def binarization(config: DictConfig) -> str:
+    """Return what `data.binarize` stands for: `auto` is `threshold` for a likelihood of 0 and 1 alone, else `none`."""
+    if config.data.binarize != "auto":
+        return config.data.binarize
+    support = getattr(part(config, "likelihood"), "support", None)
+    return "threshold" if support is constraints.boolean else "none"
+
+
+def validates(config: DictConfig) -> bool:
+    return bool(config.data.val_fraction) and config.trainer.limit_val_batches != 0
+
+
+def part(config: DictConfig, group: str) -> Any:
+    """Return the class that a group names as its `_target_`."""
+    target = config[group].get("_target_")
+    if target is None:
+        raise ConfigError(f"{group}: missing `_target_`; --help lists the available components")
+    try:
+        return resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{group}._target_={target} cannot be imported: {error}") from error
+
+
+def plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)

@@ -1,0 +1,161 @@
+"""The directory of a run: what it holds, how it is written and read."""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+from yaml import YAMLError
+
+from vae_lab import __version__
+from vae_lab.cli.launch import write_traceback
+from vae_lab.cli.schema import Config
+from vae_lab.errors import DataError
+from vae_lab.files import replacing
+
+RENAMED = {  # how the names of our classes began in the files of a run, and begin now
+    "vae_lab.callbacks.Clock": "vae_lab.training.clock.Clock",
+    "vae_lab.callbacks.": "vae_lab.figures.",
+    "vae_lab.checkpoints.": "vae_lab.training.checkpoints.",
+    "vae_lab.loggers.": "vae_lab.training.loggers.",
+    "vae_lab.schedulers.": "vae_lab.training.schedulers.",
+}
+OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
+
+
+@rank_zero_only
+def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance: Mapping[str, Any]) -> None:
+    """Write what a run begins with: its resolved configuration, what was said on the command line, and versions."""
+    with writable(path):
+        for folder in (path / ".hydra", path / "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
+        if is_new(path):
+            write_json(path / ".hydra" / "provenance.json", provenance)
+            OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
+            OmegaConf.save(config, path / ".hydra" / "config.yaml")
+        for name in OF_AN_END:
+            (path / name).unlink(missing_ok=True)
+        OmegaConf.save(config, path / "config.yaml", resolve=True)
+
+
+def is_new(path: Path) -> bool:
+    return not (path / "config.yaml").exists()
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[None]:
+    """Keep what is said, and what goes wrong, in the run's `train.log`; print it where nobody has set up logging."""
+    root, ours = logging.getLogger(), logging.getLogger("vae_lab")
+    level, file = ours.level, logging.FileHandler(path / "train.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [file] if root.handlers else [file, logging.StreamHandler(sys.stdout)]
+    ours.setLevel(logging.INFO)
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        write_traceback(path / "train.log", error)
+        raise
+    finally:
+        ours.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def provenance() -> dict[str, Any]:
+    """Return what the numbers were made with: versions of the packages, and the revision of a checkout."""
+    packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    return {
+        "git/revision": revision(),
+        "version/vae-lab": __version__,
+        "version/python": platform.python_version(),
+        **{f"version/{package}": metadata.version(package) for package in packages},
+    }
+
+
+def revision() -> str | None:
+    """Return the git revision of the source, with `-dirty` where files have changed; None where it is no checkout."""
+    source = Path(__file__).resolve().parents[1]
+    if not (source.parents[1] / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def stored_config(path: Path) -> DictConfig:
+    """Return the configuration that a run was made with.
+
+    Raises:
+        DataError: where the directory is no run.
+    """
+    if is_new(path):
+        raise DataError(f"{path} is no run: it holds no config.yaml")
+    config = read_yaml(path / "config.yaml")
+    optional = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
+    if not isinstance(config, DictConfig) or not Config.__dataclass_fields__.keys() - optional.keys() <= set(config):
+        raise DataError(f"{path / 'config.yaml'} is damaged")
+    return DictConfig(OmegaConf.merge(optional, config))
+
+
+def stored_overrides(path: Path) -> list[str]:
+    """Return what was said on the command line of a run, without what belongs to its directory alone."""
+    file = path / ".hydra" / "overrides.yaml"
+    given = OmegaConf.to_container(read_yaml(file)) if file.exists() else []
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise DataError(f"{file} is damaged: it must hold a list of words")
+    return [each for each in given if not each.startswith("hydra.") or each.startswith("hydra.searchpath=")]
+
+
+def read_yaml(file: Path) -> Any:
+    """Return the content of a YAML file, with classes under the names that they have now."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        for old, new in RENAMED.items():
+            text = text.replace(old, new)
+        return OmegaConf.load(StringIO(text))
+    except (OSError, YAMLError, ValueError) as error:  # the last is that of bytes that are no text
+        raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return what a file holds by name; nothing without a file, as for the `metrics.json` of a run that has not ended.
+
+    Raises:
+        DataError: where it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} is damaged: it must hold names and values")
+    return found
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    with replacing(file) as beside:
+        beside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")

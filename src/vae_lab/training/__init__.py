@@ -1,0 +1,1 @@
+"""Training with Lightning: the module, its checkpoints, loggers, schedulers and callbacks."""
