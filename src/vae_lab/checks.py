@@ -15,7 +15,7 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 checked = validate_call(config=STRICT)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-DropProbability = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 WORDS = {  # for what pydantic says in terms of Python

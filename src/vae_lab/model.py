@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     label: Tensor | None = None
 
 
-def once(compute: Callable[["Draw"], Tensor | None]) -> Any:
+def computed_once(compute: Callable[["Draw"], Tensor | None]) -> Any:
     """Make a property of a draw that is computed when first used, in the gradient mode of the draw.
 
     Neither functools's nor torch's own does: torch.compile does not know the first on Python 3.11, and the second
@@ -44,6 +44,12 @@ def once(compute: Callable[["Draw"], Tensor | None]) -> Any:
         return getattr(draw, name)
 
     return property(value, doc=compute.__doc__)
+
+
+if TYPE_CHECKING:  # to a type checker it is a property
+    once = property
+else:
+    once = computed_once
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from annotated_types import MinLen
 from pydantic import PositiveInt
 from torch import nn
 
-from vae_lab.checks import DropProbability, checked, inside
+from vae_lab.checks import Fraction, checked, inside
 
 Shape = tuple[int, ...]
 Network = Callable[[Shape, Shape], nn.Module]
@@ -56,7 +56,7 @@ class MLP(nn.Sequential):
         hidden: Sequence[PositiveInt] = (500, 500),
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: DropProbability | Sequence[DropProbability] = 0.0,
+        dropout: Fraction | Sequence[Fraction] = 0.0,
         order: Sequence[str] = ("norm", "activation", "dropout"),
         activate_output: bool = False,
         init: Init = "default",
@@ -113,7 +113,7 @@ class ConvEncoder(nn.Sequential):
         pool: Sides = 1,
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: DropProbability | Sequence[DropProbability] = 0.0,
+        dropout: Fraction | Sequence[Fraction] = 0.0,
         order: Sequence[str] = ("norm", "activation", "pool", "dropout"),
         linear: Network | None = None,
         init: Init = "default",
@@ -172,7 +172,7 @@ class ConvDecoder(nn.Sequential):
         stride: Sides = 2,
         activation: Names = "ReLU",
         norm: Names = None,
-        dropout: DropProbability | Sequence[DropProbability] = 0.0,
+        dropout: Fraction | Sequence[Fraction] = 0.0,
         order: Sequence[str] = ("norm", "activation", "dropout"),
         linear: Network | None = None,
         init: Init = "default",

@@ -98,7 +98,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> "Run":
         say, settings = rank_zero_only(log.info), OmegaConf.to_container(config, resolve=True)
         with (
             directory.recorded(path),
-            blame("trainer", alone=True),
+            blame("trainer", only_lightning=True),
             loggers.in_use(trainer.loggers, settings),
         ):
             weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from vae_lab.checks import DropProbability, checked
+from vae_lab.checks import Fraction, checked
 from vae_lab.data.batches import Batches, Plan, Stream, generator
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
@@ -119,7 +119,7 @@ class ImageData(LightningDataModule, ABC):
         shape: ImageShape,
         classes: PositiveInt | None = None,
         batch_size: PositiveInt = 128,
-        val_fraction: DropProbability | Annotated[int, Ge(2)] = 0.1,
+        val_fraction: Fraction | Annotated[int, Ge(2)] = 0.1,
         binarize: Literal["none", "threshold", "dynamic", "static"] = "none",
         binarize_input: bool = True,
         noise: nn.Module | None = None,

@@ -127,12 +127,12 @@ def build_each(config: DictConfig, group: str) -> dict[str, Any]:
 
 
 @contextmanager
-def blame(group: str, alone: bool = False) -> Iterator[None]:
+def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
     """Turn what a class, Hydra, torch or Lightning refuse into one line that names the group, and the value if known.
 
     Args:
         group: of the configuration.
-        alone: whether only Lightning's own errors are refusals, not those of the code that it calls.
+        only_lightning: whether only Lightning's own errors are refusals, not those of the code that it calls.
     """
     try:
         yield
@@ -142,7 +142,7 @@ def blame(group: str, alone: bool = False) -> Iterator[None]:
             isinstance(error, ValueError | RuntimeError)
             and ("pytorch_lightning" in folders or "lightning_fabric" in folders)
         )
-        if alone and not lightnings:
+        if only_lightning and not lightnings:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
         if isinstance(cause, ValidationError):

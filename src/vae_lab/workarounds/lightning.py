@@ -93,7 +93,7 @@ def environment() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """`quiet`: silence messages that appear in every run and that nobody can act on.
 
-    Without this, a training prints about twenty lines on tips, devices and workers before its first epoch.
+    Without this, a short training prints 14 lines instead of 8; the six are about tips, devices and workers.
     """
     if not enabled("quiet"):
         yield
