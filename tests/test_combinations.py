@@ -10,7 +10,9 @@ import torch
 from conftest import needs_mnist, write_cifar10, write_images, write_mnist
 from vae_lab import runs
 from vae_lab.cli.compose import CONF, compose
-from vae_lab.data import ImageData, Images, Plan
+from vae_lab.data import ImageData
+from vae_lab.data.batches import Plan
+from vae_lab.data.images import Images
 from vae_lab.errors import ConfigError
 from vae_lab.training.module import VAEModule
 

@@ -67,11 +67,12 @@ class TwoLayers(nn.Module):
         z1 = first.rsample((samples,))  # (K, B, 4)
         second = self.upper(z1)
         z2 = second.rsample()  # (K, B, 2)
+        p = self.decoder(z1)
         return Draw(
             z=(z1, z2),
             q=(first, second),
-            p=self.decoder(z1),
-            target=batch.target,
+            p=p,
+            log_likelihood=p.log_prob(batch.target),
             prior=(self.between(z2), self.prior(self.lower)),
         )
 

@@ -328,7 +328,9 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
             global_step=0,
             testing=False,
         )
-        DrawFigures([figures.Samples()]).on_train_end(trainer, digits_run.module)
+        callback = DrawFigures([figures.Samples()])
+        callback.setup(trainer, digits_run.module, "fit")
+        callback.on_train_end(trainer, digits_run.module)
         assert [file.name for file in tmp_path.glob("figures/samples/*")] == expected
 
 

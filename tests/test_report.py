@@ -125,7 +125,7 @@ def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finis
             assert (int(last["width"]), int(last["height"])) == image.size == shown_image.size
             difference = np.asarray(image.convert("RGB"), float) - np.asarray(shown_image.convert("RGB"), float)
             assert np.abs(difference).mean() < 3
-        drawing = runs.changes.figure_class(finished.config.callbacks[name])
+        drawing = runs.build.class_of(finished.config.callbacks[name])
         assert drawing is not None
         assert drawing.look_for
         assert drawing.look_for in page.text

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from conftest import CountingIO, needs_mnist, write_images
 from vae_lab import runs
-from vae_lab.data import Batches, Images, Plan
+from vae_lab.data.batches import Batches, Plan
+from vae_lab.data.images import Images
 from vae_lab.errors import ConfigError, DataError, NonFiniteError
 from vae_lab.model import VAE, Batch
 from vae_lab.objectives import Elbo, Terms
@@ -424,10 +425,14 @@ def test_what_cannot_be_compiled_is_said_in_one_line(small: Trainer) -> None:
 
 
 def test_images_that_have_no_room_on_the_device_are_said_so(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(images: Images, device: torch.device) -> None:
-        raise torch.OutOfMemoryError
+    move = Images.to
 
-    monkeypatch.setattr(Images, "to", fails)
+    def full(images: Images, device: torch.device) -> Images:
+        if len(images) > 200:
+            raise torch.OutOfMemoryError
+        return move(images, device)
+
+    monkeypatch.setattr(Images, "to", full)
     with pytest.raises(DataError, match=r"take data\.num_workers=2"):
         small()
     small("data.num_workers=2", name="other")

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError, validate_call
 
+from vae_lab.errors import one_line
+
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid")
 checked = validate_call(config=STRICT)
 
@@ -51,7 +53,7 @@ def in_one_line(error: ValidationError) -> str:
         return f"{place}: unknown option"
     if not place:  # it is about all arguments together, and says which
         return in_words(found[0])
-    value = " ".join(str(found[0]["input"]).split())
+    value = one_line(found[0]["input"])
     value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
     return f"{place}={value}: must be {' or '.join(dict.fromkeys(map(in_words, found)))}"
 

@@ -1,10 +1,18 @@
 """What can go wrong for reasons that the user can mend, and the exit code of each."""
 
 
+def one_line(text: object) -> str:
+    """Return a text, such as that of an error, without its line breaks."""
+    return " ".join(str(text).split())
+
+
 class VaeLabError(Exception):
     """Base of the errors that end a command with one line; `exit_code` is what the shell sees."""
 
     exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 class ConfigError(VaeLabError):

@@ -82,7 +82,7 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
         directory.write_json(out / "metrics.json", {**numbers, **settings})
     log.info(table(numbers))
     log.info(class_table(classes, view.class_names))
-    log.info("results are in %s", relative(out.absolute()))
+    log.info("results are in %s", relative(out))
     return numbers
 
 

@@ -60,14 +60,15 @@ def run(config: DictConfig, *_: object) -> list[Path]:
     files = []
     with directory.writable(out):
         for file in written:
-            log.info("%s", relative(file.absolute()))
+            log.info("%s", relative(file))
             files.append(file)
     return files
 
 
 def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
     """Return the descriptions of all figures by name: ours, and those of the run that are not ours."""
-    from vae_lab.runs.changes import figure_class
+    from vae_lab.figures import Figure
+    from vae_lab.runs.build import class_of
 
     described: dict[str, Any] = {}
     options: dict[str, Any] = {}
@@ -75,7 +76,7 @@ def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
         if each is not None:
             (described if OmegaConf.is_dict(each) and "_target_" in each else options)[name] = each
     for name, each in stored.callbacks.items():
-        if figure_class(each) and (name not in config.figures or name in options):
+        if class_of(each, Figure) and (name not in config.figures or name in options):
             described[name] = OmegaConf.merge(each, options.pop(name, {}))
     if options:
         raise ConfigError(f"figures.{min(options)}: unknown figure; there are {', '.join(described)}")

@@ -62,7 +62,7 @@ class Draw:
         z: samples from q (K, B, D).
         q: posterior q(z|x), batch shape (B,).
         p: likelihood p(x|z), batch shape (K, B).
-        target: images that the likelihood scores (B, C, H, W).
+        log_likelihood: log p(x|z) (K, B).
         prior: p(z); None for a point posterior, which has no density.
         scored: the posterior that `log_posterior` is taken of: q, or q with its parameters cut from the graph.
     """
@@ -70,17 +70,12 @@ class Draw:
     z: Tensor | tuple[Tensor, ...]
     q: Distribution | tuple[Distribution, ...]
     p: Distribution
-    target: Tensor
+    log_likelihood: Tensor
     prior: Distribution | tuple[Distribution, ...] | None = None
     scored: Distribution | tuple[Distribution, ...] | None = None
 
     def __post_init__(self) -> None:
         self.has_gradients = torch.is_grad_enabled()
-
-    @once
-    def log_likelihood(self) -> Tensor:
-        """log p(x|z) (K, B)."""
-        return self.p.log_prob(self.target)
 
     @once
     def log_prior(self) -> Tensor | None:
@@ -220,11 +215,12 @@ class VAE(nn.Module):
         outputs = self.encoder.outputs(batch.input)
         q = self.encoder.distribution(outputs)
         z = q.rsample(torch.Size([samples]))  # (K, B, D)
+        p = self.decoder(z)
         return Draw(
             z,
             q,
-            p=self.decoder(z),
-            target=batch.target,
+            p,
+            log_likelihood=p.log_prob(batch.target),
             prior=self.prior(self.encode) if self.encoder.has_density else None,
             scored=self.encoder.distribution(outputs, detach=True) if detach else q,
         )

@@ -19,7 +19,7 @@ from vae_lab.cli.compose import compose, literal
 from vae_lab.cli.launch import launch
 from vae_lab.cli.schema import Report, check_values
 from vae_lab.cli.text import relative
-from vae_lab.errors import ConfigError, DataError
+from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def report(overrides: Sequence[str] = ()) -> Path:
 def run(config: DictConfig, *_: object) -> Path:
     check_values(config, Report)
     file = write(Path(config.run), Path(config.out) if config.out else None)
-    log.info("open %s", relative(file.absolute()))
+    log.info("open %s", relative(file))
     return file
 
 
@@ -83,7 +83,7 @@ def content(path: Path) -> dict[str, Any]:
     figures, generated = [*drawn(path, words)], [*generated_since(path, words)]
     fit([*figures, *generated])
     command = ["python", "-m", "vae_lab.train"]
-    resume = f"resume={literal(str(relative(path.absolute())))}"
+    resume = f"resume={literal(str(relative(path)))}"
     return {
         "name": config.name,
         "model": title(config),
@@ -108,10 +108,7 @@ def title(config: DictConfig) -> str:
     from vae_lab.runs import build
 
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
-    try:
-        density = build.part(config, "posterior").has_density
-    except (ConfigError, AttributeError):  # a posterior of the user's own, which is not here
-        density = True
+    density = getattr(build.class_of(config.posterior), "has_density", True)  # a user's own class may not be here
     return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
 
 
@@ -204,11 +201,12 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 def captions(config: DictConfig) -> dict[str, str]:
     """Return what to look for in each figure, those of the run first and in their order."""
-    from vae_lab.runs import changes
+    from vae_lab.figures import Figure
+    from vae_lab.runs.build import class_of
 
     found: dict[str, str] = {}
     for key, described in [*config.callbacks.items(), *compose("generate", ["run=."])[0].figures.items()]:
-        if figure := changes.figure_class(described):
+        if figure := class_of(described, Figure):
             name = figure.model_fields["name"].default
             found.setdefault(described.get("name") or (name if isinstance(name, str) else key), figure.look_for)
     return found

@@ -15,7 +15,7 @@ from vae_lab.cli.compose import compose
 from vae_lab.cli.launch import launch
 from vae_lab.cli.schema import Config, check_values
 from vae_lab.cli.text import relative, table
-from vae_lab.errors import ConfigError
+from vae_lab.errors import ConfigError, one_line
 
 if TYPE_CHECKING:  # heavy, and not for --help
     from vae_lab.figures import Figure
@@ -141,7 +141,7 @@ def page_of(path: Path) -> Path | None:
     try:
         return report.write(path)
     except Exception as error:
-        log.warning("report.html failed: %s: %s", type(error).__name__, " ".join(str(error).split()))
+        log.warning("report.html failed: %s: %s", type(error).__name__, one_line(error))
         return None
 
 

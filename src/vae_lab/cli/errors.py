@@ -5,7 +5,7 @@ import re
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from vae_lab.errors import ConfigError, VaeLabError
+from vae_lab.errors import ConfigError, VaeLabError, one_line
 
 
 def exit_code(error: Exception) -> int:
@@ -32,4 +32,4 @@ def explain(error: Exception) -> str:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         hints = r"In '\w+': |^\s*(full_key|object_type|reference_type|Config search path|provider=|See http).*$"
         text = re.sub(hints, "", text, flags=re.MULTILINE)
-    return " ".join(text.split()) or type(error).__name__
+    return one_line(text) or type(error).__name__

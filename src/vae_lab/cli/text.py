@@ -5,7 +5,7 @@ from pathlib import Path
 
 def relative(path: Path) -> Path:
     """Return a path as seen from the working directory, where it lies below that."""
-    here = Path.cwd()
+    path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 

@@ -1,10 +1,10 @@
 """Images in memory as uint8, split and binarized; a batch becomes numbers on the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le, Len, MinLen
@@ -23,48 +23,47 @@ Root = Annotated[str, MinLen(1)] | Path  # of a folder
 ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 
-class Raw(NamedTuple):
-    """Images of one step as they lie in memory: grey and, where drawn once, binary (B, C, H, W); labels (B,)."""
-
-    image: Tensor
-    label: Tensor
-    binary: Tensor | None
-    seed: int
-
-
-@dataclass(frozen=True)
-class Images(Dataset[Raw]):
-    """A split in memory, indexed by many images at once.
+@dataclass
+class Images(Dataset["Images"]):
+    """Images as bytes: a split, which is indexed by many images at once, or the images of one step.
 
     Attributes:
         image: grey or colour values 0 … 255 (N, C, H, W), uint8.
         label: class of each image (N,), int64.
         binary: the pixels 0 or 1 where they are drawn once (N, C, H, W), uint8; else None.
+        seed: of all that is random in the step.
     """
 
     image: Tensor
     label: Tensor
     binary: Tensor | None = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def to(self, device: torch.device) -> "Images":
-        """Return the images on a device."""
-        binary = None if self.binary is None else self.binary.to(device)
-        return Images(self.image.to(device), self.label.to(device), binary)
+    def __getitem__(self, plan: Plan) -> "Images":
+        """Return the images of one step."""
+        return self.part(*plan)
 
-    def part(self, indices: Tensor) -> "Images":
+    def part(self, indices: Tensor, seed: int = 0) -> "Images":
         """Return a copy of the images at some indices (M,)."""
         indices = indices.to(self.image.device)
         # copies whole images, which indexing by brackets does pixel by pixel
-        binary = None if self.binary is None else self.binary.index_select(0, indices)
-        return Images(self.image.index_select(0, indices), self.label.index_select(0, indices), binary)
+        return replace(self.each(lambda values: values.index_select(0, indices)), seed=seed)
 
-    def __getitem__(self, plan: Plan) -> Raw:
-        """Return the images of one step."""
-        images = self.part(plan.indices)
-        return Raw(images.image, images.label, images.binary, plan.seed)
+    def to(self, device: torch.device) -> "Images":
+        """Return the images on a device; a GPU does not wait for those in pinned memory."""
+        return self.each(lambda values: values.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> "Images":
+        """Return the images in pinned memory; torch's DataLoader calls this."""
+        return self.each(Tensor.pin_memory)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        """Return the images with a change to all of their tensors."""
+        binary = None if self.binary is None else change(self.binary)
+        return replace(self, image=change(self.image), label=change(self.label), binary=binary)
 
 
 class InMemory:
@@ -82,11 +81,11 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Raw]:
+    def __iter__(self) -> Iterator[Images]:
         return map(self.images.__getitem__, self.sampler)
 
 
-Loader = InMemory | DataLoader[Raw]
+Loader = InMemory | DataLoader[Images]
 
 
 class ImageData(LightningDataModule, ABC):
@@ -160,8 +159,7 @@ class ImageData(LightningDataModule, ABC):
 
     def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
         """Return test images at some indices (M,), binarized and noisy as the test has them."""
-        images = self._test().part(indices).to(device)
-        return self.batch(Raw(images.image, images.label, images.binary, 0), False, dtype)
+        return self.batch(self._test().part(indices).to(device), False, dtype)
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
         """Yield the indices and the images of each step of the test of one process, with the noise of that step."""
@@ -277,34 +275,30 @@ class ImageData(LightningDataModule, ABC):
             images,
             batch_size=None,  # the sampler plans whole batches, and each is one indexing call
             sampler=sampler,
-            collate_fn=as_it_is,
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
         )
 
-    def transfer_batch_to_device(self, batch: Raw, device: torch.device, dataloader_idx: int) -> Raw:
+    def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
         """Move a batch to the device: a tenth of what Lightning's search through any structure takes."""
-        pinned = device.type == "cuda"  # and so need not be waited for
-        image, label = (each.to(device, non_blocking=pinned) for each in (batch.image, batch.label))
-        binary = None if batch.binary is None else batch.binary.to(device, non_blocking=pinned)
-        return Raw(image, label, binary, batch.seed)
+        return batch.to(device)
 
-    def on_after_batch_transfer(self, batch: Raw, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
         """Make numbers of a batch on its device, and seed all that is random in the step from here on."""
         assert self.trainer is not None
         seed_device(batch.seed, batch.image.device)
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
         return self.batch(batch, self.trainer.training, dtype)
 
-    def batch(self, raw: Raw, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
+    def batch(self, images: Images, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
         """Augment, convert, binarize and corrupt the images of one step, on the device that they are on.
 
         Args:
-            raw: images as `Images` gives them.
+            images: of one step.
             training: whether augmentation and noise are on and `dynamic` draws anew.
             dtype: of the pixel values.
         """
-        image, label, binary, _ = raw
+        image, label, binary = images.image, images.label, images.binary
         if training and (self.rotation or self.shift):
             image = rotate_and_shift(image, self.rotation, self.shift)
         if self.binarize == "none":
@@ -327,8 +321,3 @@ def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
     """Return 1 with probability image/255 for each pixel, else 0, uint8, exactly: r < x for a random r in 0 … 254."""
     noise = torch.randint(255, image.shape, dtype=torch.uint8, device=image.device, generator=source)
     return (noise < image).to(torch.uint8)
-
-
-def as_it_is(batch: Any) -> Any:
-    """Collate nothing: what was fetched is a batch already."""
-    return batch

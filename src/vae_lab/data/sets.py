@@ -1,6 +1,5 @@
 """The data sets that are known by name."""
 
-from abc import abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,11 @@ class Downloaded(ImageData):
         super().__init__(**options)
         self.root = Path(root).expanduser()
 
-    @abstractmethod
     def open(self, train: bool, download: bool) -> Any:
-        """Return torchvision's object for the training or the test split."""
+        """Return torchvision's object for the training or the test split: of the class of the same name."""
+        from torchvision import datasets
+
+        return getattr(datasets, type(self).__name__)(str(self.root), train=train, download=download)
 
     def prepare_data(self) -> None:
         """Download what is missing.
@@ -75,12 +76,6 @@ class MNIST(Downloaded):
 
     folder = "MNIST/raw"
 
-    def open(self, train: bool, download: bool) -> Any:
-        """Return torchvision's MNIST."""
-        from torchvision import datasets
-
-        return datasets.MNIST(str(self.root), train=train, download=download)
-
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, 1, 28, 28) and labels (N,)."""
         images = self.opened(train)
@@ -91,12 +86,6 @@ class CIFAR10(Downloaded):
     """The 50,000 + 10,000 photographs (32×32, colour) of ten kinds of things, by Krizhevsky."""
 
     folder = "cifar-10-batches-py"
-
-    def open(self, train: bool, download: bool) -> Any:
-        """Return torchvision's CIFAR10."""
-        from torchvision import datasets
-
-        return datasets.CIFAR10(str(self.root), train=train, download=download)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (N, 3, 32, 32) and labels (N,)."""

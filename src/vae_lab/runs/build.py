@@ -1,8 +1,10 @@
 """Objects from a configuration, and the one check of what only the whole can know."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from pkgutil import resolve_name
 from traceback import extract_tb
@@ -19,7 +21,8 @@ from torch.distributions import constraints
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vae_lab.checks import checked, in_one_line
-from vae_lab.data import ImageData, ImageShape
+from vae_lab.data import ImageData
+from vae_lab.data.images import ImageShape
 from vae_lab.errors import ConfigError
 from vae_lab.model import VAE, Batch, Conditional, Head
 from vae_lab.training.compiled import Compiled
@@ -36,7 +39,7 @@ def build_module(config: DictConfig) -> VAEModule:
     Raises:
         ConfigError: where a part refuses its values; names the group.
     """
-    part(config, "data")  # or it has no shape either
+    part("data", config.data)  # or it has no shape either
     with blame("data"):
         image, latent = image_shape(shape=plain(config.data).get("shape")), (config.latent_dim,)
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
@@ -105,25 +108,18 @@ def build_data(config: DictConfig) -> ImageData:
     return build(config, "data", binarize=binarization(config), noise=build(config, "noise"))
 
 
-def build(config: DictConfig, group: str, **more: Any) -> Any:
-    """Return what a group describes: an object, or a call that waits for its arguments."""
-    if OmegaConf.is_dict(config[group]):
-        part(config, group)
-    with blame(group):
-        return instantiate(config[group], **more, _convert_="all")
+def build(config: DictConfig, *keys: str, **more: Any) -> Any:
+    """Return what a group, or a part of it by name, describes: an object, or a call that waits for its arguments."""
+    key, described = ".".join(keys), reduce(getitem, keys, config)
+    part(key, described)
+    with blame(key):
+        return instantiate(described, **more, _convert_="all")
 
 
 def build_each(config: DictConfig, group: str) -> dict[str, Any]:
     """Return the objects that a group describes by name, without those that are null."""
-    built = {}
-    for name, described in config[group].items():
-        if described is None:
-            continue
-        if not OmegaConf.is_dict(described) or "_target_" not in described:
-            raise ConfigError(f"{group}.{name}: missing `_target_`; --help lists the available components")
-        with blame(f"{group}.{name}"):  # one by one: Hydra would make a plain dictionary of a dataclass in another
-            built[name] = instantiate(described, _convert_="all")
-    return built
+    # one by one: Hydra would make a plain dictionary of a dataclass in another
+    return {name: build(config, group, name) for name, each in config[group].items() if each is not None}
 
 
 @contextmanager
@@ -145,9 +141,8 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         if only_lightning and not lightnings:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
-        if isinstance(cause, ValidationError):
-            raise ConfigError(f"{group}.{in_one_line(cause)}") from error
-        raise ConfigError(f"{group}: {' '.join(str(cause).split())}") from error
+        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {cause}"
+        raise ConfigError(group + reason) from error
 
 
 def check(config: DictConfig, module: VAEModule) -> None:
@@ -197,7 +192,7 @@ def binarization(config: DictConfig) -> str:
     """Return what `data.binarize` stands for: `auto` is `threshold` for a likelihood of 0 and 1 alone, else `none`."""
     if config.data.binarize != "auto":
         return config.data.binarize
-    support = getattr(part(config, "likelihood"), "support", None)
+    support = getattr(part("likelihood", config.likelihood), "support", None)
     return "threshold" if support is constraints.boolean else "none"
 
 
@@ -205,15 +200,24 @@ def validates(config: DictConfig) -> bool:
     return bool(config.data.val_fraction) and config.trainer.limit_val_batches != 0
 
 
-def part(config: DictConfig, group: str) -> Any:
-    """Return the class that a group names as its `_target_`."""
-    target = config[group].get("_target_")
+def part(key: str, described: Any) -> Any:
+    """Return the class, or the function, that a part's configuration names as its `_target_`."""
+    target = described.get("_target_") if isinstance(described, Mapping) else None
     if target is None:
-        raise ConfigError(f"{group}: missing `_target_`; --help lists the available components")
+        raise ConfigError(f"{key}: missing `_target_`; --help lists the available components")
     try:
-        return resolve_name(target)
+        return resolve_name(str(target))
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{group}._target_={target} cannot be imported: {error}") from error
+        raise ConfigError(f"{key}._target_={target} cannot be imported: {error}") from error
+
+
+def class_of(described: Any, base: type = object) -> type[Any] | None:
+    """Return the class that a part's configuration names, if it can be imported and is one of those of a base."""
+    try:
+        found = part("", described)
+    except ConfigError:
+        return None
+    return found if isinstance(found, type) and issubclass(found, base) else None
 
 
 def plain(config: DictConfig) -> Any:

@@ -1,8 +1,7 @@
 """What differs between two configurations, and what of it may change on resume."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +12,7 @@ from vae_lab.cli.text import relative
 from vae_lab.data import Downloaded
 from vae_lab.errors import ConfigError
 from vae_lab.figures import Figure
-from vae_lab.runs.build import part, plain
+from vae_lab.runs.build import class_of, plain
 from vae_lab.runs.directory import is_new, stored_config
 
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")  # on resume
@@ -75,11 +74,7 @@ def changes(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
     for values in (before, after):
         key = "scheduler._target_"
         values |= {key: SAME.get(values[key], values[key])} if key in values else {}
-    try:
-        data = part(new, "data")
-    except ConfigError:  # a part of the user's own, which is not here
-        data = None
-    if isinstance(data, type) and issubclass(data, Downloaded):  # the same images wherever they lie
+    if class_of(new.data, Downloaded):  # the same images wherever they lie
         after["data.root"] = before["data.root"] = None
     pairs = {key: (before.get(key), after.get(key)) for key in {**after, **before}}
     return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
@@ -101,18 +96,7 @@ def without_figures(config: DictConfig) -> dict[str, Any]:
 
 def is_figure(callback: Any) -> bool:
     """Tell whether a callback's configuration is that of a figure, or of nothing."""
-    return callback is None or figure_class(callback) is not None
-
-
-def figure_class(callback: Any) -> type[Figure] | None:
-    """Return the class of the figure that a callback's configuration describes; None where it is no figure."""
-    if not isinstance(callback, Mapping | DictConfig):
-        return None
-    try:
-        found = resolve_name(str(callback.get("_target_")))
-    except (ImportError, AttributeError, ValueError):  # which is for whoever builds it to say
-        return None
-    return found if isinstance(found, type) and issubclass(found, Figure) else None
+    return callback is None or class_of(callback, Figure) is not None
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -138,7 +138,7 @@ def read_yaml(file: Path) -> Any:
             text = text.replace(old, new)
         return OmegaConf.load(StringIO(text))
     except (OSError, YAMLError, ValueError) as error:  # the last is that of bytes that are no text
-        raise DataError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+        raise DataError(f"{file} is damaged: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:

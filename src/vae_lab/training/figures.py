@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from vae_lab.errors import one_line
 from vae_lab.figures import ClassMse, Curves, Figure, save
 from vae_lab.files import replacing
 from vae_lab.metrics import ClassMeans
@@ -33,61 +34,64 @@ class DrawFigures(Callback):
     def __init__(self, figures: Sequence[Figure]) -> None:
         self.figures = figures
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, VAEModule)
+        self.module, self.folder = pl_module, Path(trainer.default_root_dir)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where a resumed training begins: that epoch was drawn before, unless it was interrupted."""
-        assert isinstance(pl_module, VAEModule)
-        self.begun = pl_module.epoch
+        self.begun = self.module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the epoch before, which has its checkpoint by now."""
-        assert isinstance(pl_module, VAEModule)
-        self.keep_kl(trainer, pl_module)
-        epoch, folder = pl_module.epoch, Path(trainer.default_root_dir)
+        self.keep_kl(trainer)
+        epoch = self.module.epoch
         due = [each for each in self.figures if epoch and each.is_due(epoch, last=False)]
         if epoch == self.begun:
-            due = [each for each in due if not file(folder, each, epoch).exists()]
-        self.draw(trainer, pl_module, due)
+            due = [each for each in due if not self.file(each).exists()]
+        self.draw(trainer, due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the last epoch."""
-        assert isinstance(pl_module, VAEModule)
-        self.keep_kl(trainer, pl_module)
-        self.draw(trainer, pl_module, [each for each in self.figures if each.is_due(pl_module.epoch, last=True)])
+        self.keep_kl(trainer)
+        self.draw(trainer, [each for each in self.figures if each.is_due(self.module.epoch, last=True)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what is drawn of the weights that were tested."""
-        assert isinstance(pl_module, VAEModule)
-        self.draw(trainer, pl_module, [each for each in self.figures if each.after_test])
+        self.draw(trainer, [each for each in self.figures if each.after_test])
 
-    def draw(self, trainer: Trainer, module: VAEModule, figures: Sequence[Figure]) -> None:
+    def draw(self, trainer: Trainer, figures: Sequence[Figure]) -> None:
         """Draw figures in the process of rank 0, save them and show them to the loggers."""
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir)
-        view = View(module.vae, trainer.datamodule, module.epoch, partial(loggers.read_history, folder))  # type: ignore[attr-defined]
+        history = partial(loggers.read_history, self.folder)
+        view = View(self.module.vae, trainer.datamodule, self.module.epoch, history)  # type: ignore[attr-defined]
         for each in figures:
             # what is drawn of a test has the precision of the test
             precision = trainer.precision_plugin.forward_context() if each.after_test else nullcontext()
             with warned(each.name, view.epoch), precision:
                 if trainer.testing and isinstance(each, ClassMse):
-                    write_table(folder / "class_mse.csv", view.errors.classes, view.class_names)
-                target = file(folder, each, view.epoch)
-                save(each.draw(view), target)
-                loggers.show(trainer.loggers, f"figures/{each.name}", target, trainer.global_step)
+                    write_table(self.folder / "class_mse.csv", view.errors.classes, view.class_names)
+                save(each.draw(view), self.file(each))
+                loggers.show(trainer.loggers, f"figures/{each.name}", self.file(each), trainer.global_step)
 
-    def keep_kl(self, trainer: Trainer, module: VAEModule) -> None:
+    def file(self, figure: Figure) -> Path:
+        """Return where in the run's directory the figure of this epoch lies."""
+        return self.folder / "figures" / figure.name / f"epoch-{self.module.epoch:04d}.png"
+
+    def keep_kl(self, trainer: Trainer) -> None:
         """Add a row to `kl_per_dimension.csv` where the KL of each dimension is known."""
-        if not module.vectors or not any(isinstance(each, Curves) for each in self.figures):
+        if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
             f"{name.partition('/')[0]}/{number}": value
-            for name, values in module.vectors.items()
+            for name, values in self.module.vectors.items()
             if name.endswith("/kl_per_dimension")
             for number, value in enumerate(values)
         }
-        with warned("curves", module.epoch):
-            table = loggers.Curves(Path(trainer.default_root_dir) / loggers.KL_FILE)  # which writes on rank 0 alone
-            table.log_metrics({"epoch": module.epoch, **found}, step=trainer.global_step)
+        with warned("curves", self.module.epoch):
+            table = loggers.Curves(self.folder / loggers.KL_FILE)  # which writes on rank 0 alone
+            table.log_metrics({"epoch": self.module.epoch, **found}, step=trainer.global_step)
 
 
 @contextmanager
@@ -98,12 +102,7 @@ def warned(name: str, epoch: int) -> Iterator[None]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-        log.warning("figure %s of epoch %d failed: %s", name, epoch, " ".join(reason.split()))
-
-
-def file(folder: Path, figure: Figure, epoch: int) -> Path:
-    """Return where in a run's directory the figure of an epoch lies."""
-    return folder / "figures" / figure.name / f"epoch-{epoch:04d}.png"
+        log.warning("figure %s of epoch %d failed: %s", name, epoch, one_line(reason))
 
 
 def write_table(path: Path, means: ClassMeans, names: Sequence[str]) -> None:

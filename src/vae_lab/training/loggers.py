@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CometLogger, MLFlowLogger, TensorBoardLogg
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vae_lab.errors import ConfigError, DataError
+from vae_lab.errors import ConfigError, DataError, one_line
 from vae_lab.files import replacing
 from vae_lab.view import History
 
@@ -107,17 +107,13 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
             except OSError as error:
                 raise DataError(f"logger: {type(logger).__name__} cannot write: {error}") from error
             except Exception as error:  # each service has errors of its own
-                raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {in_one_line(error)}") from error
+                raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {error}") from error
         yield
         failed = 0
     finally:
         run = open_wandb_run()
         if with_wandb and run is not None:  # the next run of this process is another one of wandb's, too
             run.finish(exit_code=failed)
-
-
-def in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def open_wandb_run() -> Any:
@@ -168,4 +164,4 @@ def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
             elif hasattr(logger, "log_image"):  # wandb's, and others that are like it
                 logger.log_image(key=name, images=[str(file)], step=step)
         except Exception as error:  # each service has errors of its own
-            log.warning("%s did not take %s: %s", type(logger).__name__, name, in_one_line(error))
+            log.warning("%s did not take %s: %s", type(logger).__name__, name, one_line(error))
