@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -7,6 +8,7 @@ from pydantic import PositiveFloat, PositiveInt, ValidationError
 from torch import nn
 
 from vae_lab.checks import Probability, checked, in_one_line, inside
+from vae_lab.errors import DataError
 
 
 class Part:
@@ -59,3 +61,9 @@ def test_a_part_of_a_part_is_named() -> None:
 
 def test_a_number_may_be_whole_where_any_number_may_stand() -> None:
     assert Part(width=1, scale=2).scale == 2
+
+
+def test_an_error_is_one_line_here_and_in_another_process() -> None:
+    assert str(DataError()) == ""
+    error = pickle.loads(pickle.dumps(DataError("/two  spaces/a\n  b is\n\n missing")))
+    assert (str(error), error.exit_code) == ("/two  spaces/a b is missing", 3)

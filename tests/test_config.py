@@ -296,3 +296,23 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
 def test_parts_that_do_not_go_together_are_refused(options: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         runs.build_module(composed(*options))
+
+
+@pytest.mark.parametrize("target", ["broken.Part", "without.Part"])
+def test_a_class_that_cannot_be_imported_is_named_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    (tmp_path / "broken.py").write_text("raise RuntimeError('reason: broken')")
+    (tmp_path / "without.py").write_text("import not_there  # the reason")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = rf"_target_={target} cannot be imported: .*(reason: broken|No module named 'not_there')"
+    with pytest.raises(ConfigError, match=rf"^likelihood\.{said}"):
+        runs.build_module(composed(f"likelihood._target_={target}"))
+    with pytest.raises(ConfigError, match=rf"^callbacks\.mine\.{said}"):
+        runs.build_each(OmegaConf.create({"callbacks": {"mine": {"_target_": target}}}), "callbacks")
+
+
+@pytest.mark.parametrize("described", ["text", [1], {"n": 3}, {"_target_": None}])
+def test_a_part_without_a_class_is_refused(described: object) -> None:
+    with pytest.raises(ConfigError, match=r"^callbacks\.mine: missing `_target_`"):
+        runs.build_each(OmegaConf.create({"callbacks": {"mine": described}}), "callbacks")

@@ -300,9 +300,14 @@ def test_missing_data_name_the_way_out_and_leave_nothing(
     assert [path.name for path in tmp_path.rglob("*")] == ["nowhere"]
 
 
-def test_mnist_that_is_there_is_used_without_a_network(tmp_path: Path) -> None:
+class Subclass(MNIST):
+    pass
+
+
+@pytest.mark.parametrize("kind", [MNIST, Subclass])
+def test_mnist_that_is_there_is_used_without_a_network(tmp_path: Path, kind: type[MNIST]) -> None:
     write_mnist(tmp_path, images=300)
-    data = MNIST(root=tmp_path, shape=(1, 28, 28), classes=10)
+    data = kind(root=tmp_path, shape=(1, 28, 28), classes=10)
     data.prepare_data()
     data.setup()
     assert (len(data.train), len(data.val), len(data.test)) == (270, 30, 300)
@@ -356,14 +361,25 @@ def test_real_mnist_is_whole() -> None:
 def test_images_are_fetched_where_they_lie(binarize: str) -> None:
     data = Digits(binarize=binarize, shape=(1, 8, 8))
     data.setup()
-    plan = Plan(torch.tensor([3, 1]), seed=0)
+    plan = Plan(torch.tensor([3, 1]), seed=7)
     here, elsewhere = data.train[plan], data.train.to(torch.device("meta"))[plan]
     assert torch.equal(here.image, data.train.image[[3, 1]])
     assert (here.binary is None) == (elsewhere.binary is None) == (binarize == "none")
+    assert here.seed == elsewhere.seed == 7
     for ours, theirs in zip(vars(here).values(), vars(elsewhere).values(), strict=True):
         if isinstance(ours, torch.Tensor):
             assert theirs.device.type == "meta"
             assert (theirs.shape, theirs.dtype) == (ours.shape, ours.dtype)
+
+
+def test_images_of_a_step_are_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: values + 1)  # which needs a GPU
+    for binary in (None, torch.zeros(2, 1, 3, 3)):
+        pinned = Images(torch.zeros(2, 1, 3, 3), torch.zeros(2), binary, seed=7).pin_memory()
+        assert (pinned.image == 1).all()
+        assert (pinned.label == 1).all()
+        assert pinned.binary is None if binary is None else (pinned.binary == 1).all()
+        assert pinned.seed == 7
 
 
 @pytest.mark.parametrize("train", [True, False])

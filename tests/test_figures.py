@@ -68,6 +68,7 @@ def assert_nothing_is_cut_off(figure: Figure, apart: bool = True) -> None:
     margin = MARGIN // 2
     for edge in (whole[:margin], whole[-margin:], whole[:, :margin], whole[:, -margin:]):
         assert (edge > 250).all()
+    figure.draw_without_rendering()  # saving leaves the axes' labels where they were in the file
     boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in texts(figure)]
     for place, (name, box) in enumerate(boxes if apart else []):
         for other, against in boxes[:place]:
@@ -75,7 +76,7 @@ def assert_nothing_is_cut_off(figure: Figure, apart: bool = True) -> None:
 
 
 def test_words_on_one_another_are_found() -> None:
-    figure = class_mse(torch.rand(2), torch.ones(2), ["cat", "dog"], None, TITLE)
+    figure = class_mse(torch.tensor([0.2, 0.35]), torch.ones(2), ["cat", "dog"], None, TITLE)
     assert_nothing_is_cut_off(figure)
     figure.axes[0].set_xticklabels(["cat", "a name that is much too long to stand below a bar of this width"])
     with pytest.raises(AssertionError, match="much too long"):

@@ -2,8 +2,8 @@
 
 
 def one_line(text: object) -> str:
-    """Return a text, such as that of an error, without its line breaks."""
-    return " ".join(str(text).split())
+    """Return a text, such as that of an error, with its lines joined by spaces."""
+    return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
 
 
 class VaeLabError(Exception):
@@ -11,8 +11,8 @@ class VaeLabError(Exception):
 
     exit_code = 1
 
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
+    def __init__(self, *text: object) -> None:
+        super().__init__(*map(one_line, text))
 
 
 class ConfigError(VaeLabError):

@@ -52,7 +52,7 @@ else:
     once = computed_once
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Draw:
     """One pass through the model with K samples: all that an objective sees. Logarithms are in nats.
 
@@ -217,9 +217,9 @@ class VAE(nn.Module):
         z = q.rsample(torch.Size([samples]))  # (K, B, D)
         p = self.decoder(z)
         return Draw(
-            z,
-            q,
-            p,
+            z=z,
+            q=q,
+            p=p,
             log_likelihood=p.log_prob(batch.target),
             prior=self.prior(self.encode) if self.encoder.has_density else None,
             scored=self.encoder.distribution(outputs, detach=True) if detach else q,

@@ -23,7 +23,7 @@ Root = Annotated[str, MinLen(1)] | Path  # of a folder
 ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 
-@dataclass
+@dataclass(eq=False)  # not frozen: with 64-true, Lightning sets the fields of a batch
 class Images(Dataset["Images"]):
     """Images as bytes: a split, which is indexed by many images at once, or the images of one step.
 
@@ -31,7 +31,7 @@ class Images(Dataset["Images"]):
         image: grey or colour values 0 … 255 (N, C, H, W), uint8.
         label: class of each image (N,), int64.
         binary: the pixels 0 or 1 where they are drawn once (N, C, H, W), uint8; else None.
-        seed: of all that is random in the step.
+        seed: of all that is random in a step; 0 and unused for a split.
     """
 
     image: Tensor
@@ -53,7 +53,7 @@ class Images(Dataset["Images"]):
         return replace(self.each(lambda values: values.index_select(0, indices)), seed=seed)
 
     def to(self, device: torch.device) -> "Images":
-        """Return the images on a device; a GPU does not wait for those in pinned memory."""
+        """Return the images on a device; the copy from pinned memory to a GPU is asynchronous."""
         return self.each(lambda values: values.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> "Images":
@@ -61,7 +61,7 @@ class Images(Dataset["Images"]):
         return self.each(Tensor.pin_memory)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Images":
-        """Return the images with a change to all of their tensors."""
+        """Return the images with `change` applied to each tensor."""
         binary = None if self.binary is None else change(self.binary)
         return replace(self, image=change(self.image), label=change(self.label), binary=binary)
 
@@ -199,10 +199,10 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.train is not None:
             return
-        images, labels = self._read(train=True)
-        size = len(labels)
-        if images.shape[1:] != self.shape:
-            raise ConfigError(f"data.shape={list(self.shape)} must be {list(images.shape[1:])}, as the images are")
+        whole = self._load(train=True)
+        size, shape = len(whole), whole.image.shape[1:]
+        if shape != self.shape:
+            raise ConfigError(f"data.shape={list(self.shape)} must be {list(shape)}, as the images are")
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")
@@ -214,17 +214,15 @@ class ImageData(LightningDataModule, ABC):
             raise ConfigError(
                 f"data.batch_size={self.batch_size} is more than the {size - val_size} images left for training"
             )
-        binary = self._drawn_once(images, train=True)
         order = torch.randperm(size, generator=generator(Stream.SPLIT, self.seed))
-        training, validation = order[val_size:], order[:val_size]
-        kept = binary if self.binarize == "static" else None  # dynamic pixels are drawn as they are trained on
-        self.train = Images(images, labels, kept).part(training)
-        self.val = Images(images, labels, binary).part(validation)
-        images, labels = self._read(train=False)
-        self.test = Images(images, labels, self._drawn_once(images, train=False))
+        self.val = whole.part(order[:val_size])
+        if self.binarize == "dynamic":  # those to train on are drawn anew in each step
+            whole.binary = None
+        self.train = whole.part(order[val_size:])
+        self.test = self._load(train=False)
 
-    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return what `read` does.
+    def _load(self, train: bool) -> Images:
+        """Return the training or the test split, with the pixels 0 or 1 where they are drawn once.
 
         Raises:
             ConfigError: for a class that is none of `classes`.
@@ -232,13 +230,8 @@ class ImageData(LightningDataModule, ABC):
         images, labels = self.read(train)
         if self.classes is not None and int(labels.max()) >= self.classes:
             raise ConfigError(f"data.classes={self.classes} is too few: there is an image of class {int(labels.max())}")
-        return images, labels
-
-    def _drawn_once(self, images: Tensor, train: bool) -> Tensor | None:
-        """Return the pixels 0 or 1 where they are drawn once, from (N, C, H, W); else None."""
-        if self.binarize not in ("dynamic", "static"):
-            return None
-        return bernoulli(images, generator(Stream.BINARIZATION, train))
+        drawn = self.binarize in ("dynamic", "static")
+        return Images(images, labels, bernoulli(images, generator(Stream.BINARIZATION, train)) if drawn else None)
 
     def train_dataloader(self) -> Loader:
         """Return the training batches, shuffled anew each epoch."""

@@ -22,6 +22,7 @@ class Downloaded(ImageData):
         options: those of `ImageData`.
     """
 
+    source: str  # its class in torchvision.datasets
     folder: str  # below the root
 
     @checked
@@ -30,10 +31,10 @@ class Downloaded(ImageData):
         self.root = Path(root).expanduser()
 
     def open(self, train: bool, download: bool) -> Any:
-        """Return torchvision's object for the training or the test split: of the class of the same name."""
+        """Return torchvision's object for the training or the test split."""
         from torchvision import datasets
 
-        return getattr(datasets, type(self).__name__)(str(self.root), train=train, download=download)
+        return getattr(datasets, self.source)(str(self.root), train=train, download=download)
 
     def prepare_data(self) -> None:
         """Download what is missing.
@@ -74,6 +75,7 @@ class Downloaded(ImageData):
 class MNIST(Downloaded):
     """The 60,000 + 10,000 handwritten digits (28×28, grey) of LeCun, Cortes and Burges."""
 
+    source = "MNIST"
     folder = "MNIST/raw"
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
@@ -85,6 +87,7 @@ class MNIST(Downloaded):
 class CIFAR10(Downloaded):
     """The 50,000 + 10,000 photographs (32×32, colour) of ten kinds of things, by Krizhevsky."""
 
+    source = "CIFAR10"
     folder = "cifar-10-batches-py"
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

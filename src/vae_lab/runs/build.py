@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from pkgutil import resolve_name
+from pydoc import ErrorDuringImport, locate
 from traceback import extract_tb
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vae_lab.checks import checked, in_one_line
 from vae_lab.data import ImageData
 from vae_lab.data.images import ImageShape
-from vae_lab.errors import ConfigError
+from vae_lab.errors import ConfigError, one_line
 from vae_lab.model import VAE, Batch, Conditional, Head
 from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
@@ -109,8 +109,8 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def build(config: DictConfig, *keys: str, **more: Any) -> Any:
-    """Return what a group, or a part of it by name, describes: an object, or a call that waits for its arguments."""
-    key, described = ".".join(keys), reduce(getitem, keys, config)
+    """Return what the configuration at `keys` describes: an object, or a call that waits for its arguments."""
+    key, described = ".".join(map(str, keys)), reduce(getitem, keys, config)
     part(key, described)
     with blame(key):
         return instantiate(described, **more, _convert_="all")
@@ -141,7 +141,7 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         if only_lightning and not lightnings:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
-        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {cause}"
+        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {one_line(cause)}"
         raise ConfigError(group + reason) from error
 
 
@@ -201,18 +201,21 @@ def validates(config: DictConfig) -> bool:
 
 
 def part(key: str, described: Any) -> Any:
-    """Return the class, or the function, that a part's configuration names as its `_target_`."""
+    """Return the class or function that a configuration names as its `_target_`."""
     target = described.get("_target_") if isinstance(described, Mapping) else None
     if target is None:
         raise ConfigError(f"{key}: missing `_target_`; --help lists the available components")
     try:
-        return resolve_name(str(target))
-    except (ImportError, AttributeError, ValueError) as error:
+        found = locate(str(target))
+    except ErrorDuringImport as error:
         raise ConfigError(f"{key}._target_={target} cannot be imported: {error}") from error
+    if found is None:
+        raise ConfigError(f"{key}._target_={target}: there is no such class or function")
+    return found
 
 
 def class_of(described: Any, base: type = object) -> type[Any] | None:
-    """Return the class that a part's configuration names, if it can be imported and is one of those of a base."""
+    """Return the class that a configuration names; None if it cannot be imported or does not derive from `base`."""
     try:
         found = part("", described)
     except ConfigError:
