@@ -7,19 +7,19 @@ import pytest
 
 import vae_lab
 
-# The parts of the lab, each after what it may import. The commands stand on all of them; the rest is the library.
-LAB = ["workarounds", "data", "training", "cli", "runs"]
+# The parts of the lab, each after what it may import. The entry points stand on all of them; the rest is the library.
+LAB = ["workarounds", "data", "training", "cli", "runs", "commands"]
 FORBIDDEN = {"pytorch_lightning", "hydra", "omegaconf", "wandb"}  # to the library
 PACKAGE = Path(vae_lab.__file__).parent
 FILES = {file.relative_to(PACKAGE): file for file in PACKAGE.rglob("*.py")}
 
 
-COMMANDS = {file.stem for file in PACKAGE.glob("*.py") if "__main__" in file.read_text()}
+ENTRY_POINTS = {file.stem for file in PACKAGE.glob("*.py") if "__main__" in file.read_text()}
 
 
 def floor(part: str) -> int:
-    """Return how high a file or folder of the package stands: 0 for the library, then the lab, the commands on top."""
-    return len(LAB) + 1 if part in COMMANDS else LAB.index(part) + 1 if part in LAB else 0
+    """Return how high a file or folder stands: 0 for the library, then the lab, then the entry points."""
+    return len(LAB) + 1 if part in ENTRY_POINTS else LAB.index(part) + 1 if part in LAB else 0
 
 
 def imported(file: Path) -> set[str]:

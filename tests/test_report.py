@@ -17,11 +17,13 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from vae_lab import report, runs
+from vae_lab import runs
 from vae_lab.cli.compose import compose, literal
+from vae_lab.commands import report as pages
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.figures import Curves, Samples
 from vae_lab.generate import generate
+from vae_lab.report import report
 from vae_lab.runs import Run
 from vae_lab.train import train
 
@@ -119,7 +121,7 @@ def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finis
         last = shown[f"{name}, epoch {int(files[-1].stem[-4:])}"]
         kind, data = re.fullmatch(r"data:image/(png|webp);base64,(.*)", last["src"]).groups()  # type: ignore[union-attr]
         written = base64.b64decode(data)
-        assert (kind == "png") == (files[-1].stat().st_size <= report.LOSSLESS)
+        assert (kind == "png") == (files[-1].stat().st_size <= pages.LOSSLESS)
         assert kind == "webp" or written == files[-1].read_bytes()
         with Image.open(files[-1]) as image, Image.open(io.BytesIO(written)) as shown_image:
             assert (int(last["width"]), int(last["height"])) == image.size == shown_image.size
@@ -203,7 +205,7 @@ def test_a_part_of_the_users_own_is_found_again(command: Callable[..., Completed
 def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     generate([f"run={path}", "figure=samples", "n=4"])
-    file = report.report([f"run={path}", f"out={tmp_path / 'pages' / 'page.html'}"])
+    file = report([f"run={path}", f"out={tmp_path / 'pages' / 'page.html'}"])
     page = Reader(file)
     assert [image["alt"] for image in page.images] == ["curves, epoch 2", "samples.png, of the finished run"]
     assert Curves.look_for in page.text
@@ -214,25 +216,25 @@ def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path:
 def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     (path / "metrics.json").unlink()
-    page = Reader(report.write(path))
+    page = Reader(pages.write(path))
     assert "This training has not ended." in page.text
     assert "After epoch 2." in page.text
     assert ["number", "train", "val"] in page.rows
     assert ["torch", digits_run.metrics["version/torch"]] in page.rows
     assert f"python -m vae_lab.train resume={path}" in page.text
     shutil.rmtree(path / "checkpoints")
-    assert "resume=" not in Reader(report.write(path)).text
+    assert "resume=" not in Reader(pages.write(path)).text
     assert not [row for row in page.rows if row[:1] == ["class"]]  # that table is of a test
     for left in ("figures", "metrics.csv"):
         shutil.rmtree(path / left) if left == "figures" else (path / left).unlink()
-    assert "no epoch of it is written down" in Reader(report.write(path)).text
+    assert "no epoch of it is written down" in Reader(pages.write(path)).text
 
 
 def test_names_are_text_and_no_markup(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     name = "<img src=x onerror=alert(1)>"
     (path / "class_mse.csv").write_text(f"class,name,images,mse\n0,{name},3,0.5\n1,b,0,\n")
-    page = Reader(report.write(path))
+    page = Reader(pages.write(path))
     assert [name, "3", "0.5", ""] in page.rows
     assert ["b", "0", "n/a", ""] in page.rows
     assert not [image for image in page.images if image["src"] == "x"]
@@ -262,27 +264,27 @@ def test_what_is_damaged_is_named(digits_run: Run, tmp_path: Path, file: str, co
         (path / "metrics.json").unlink()
     (path / file).write_bytes(content)
     with pytest.raises(DataError, match=re.escape(str(path / file))):
-        report.report([f"run={path}"])
+        report([f"run={path}"])
     assert not list(path.glob("*.tmp"))
 
 
 def test_what_cannot_be_written_or_is_no_run_is_refused(digits_run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no run"):
-        report.report([f"run={tmp_path}"])
+        report([f"run={tmp_path}"])
     with pytest.raises(ConfigError, match="run has no value"):
-        report.report([])
+        report([])
     with pytest.raises(ConfigError, match="nonsense"):
-        report.report([f"run={digits_run.path}", "nonsense=1"])
+        report([f"run={digits_run.path}", "nonsense=1"])
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
-        report.report([f"run={digits_run.path}", f"out={tmp_path / 'file' / 'page.html'}"])
+        report([f"run={digits_run.path}", f"out={tmp_path / 'file' / 'page.html'}"])
 
 
 def test_a_page_that_fails_does_not_fail_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Path:
         raise RuntimeError("no\nroom")
 
-    monkeypatch.setattr(report, "write", fails)
+    monkeypatch.setattr(pages, "write", fails)
     run = train([*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"])
     said = (run.path / "train.log").read_text()
     assert "report.html failed: RuntimeError: no room" in said
@@ -326,9 +328,9 @@ def test_a_run_whose_class_is_not_here_any_more_has_a_page(digits_run: Run, tmp_
             .replace("vae_lab.data.Digits", "gone.Data")
         )
         file.write_text(text)
-    page = Reader(report.write(path))
+    page = Reader(pages.write(path))
     assert "Bernoulli MLP VAE, z = 3, Data" in page.text
-    assert again(path / "report.html") == again(report.write(digits_run.path, tmp_path / "page.html"))
+    assert again(path / "report.html") == again(pages.write(digits_run.path, tmp_path / "page.html"))
 
 
 def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +339,7 @@ def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch:
     with pytest.raises(ZeroDivisionError):
         train([f"resume={run.path}", "trainer.max_epochs=2"])
     assert not (run.path / "report.html").exists()
-    assert "This training has not ended." in Reader(report.write(run.path)).text
+    assert "This training has not ended." in Reader(pages.write(run.path)).text
 
 
 def test_a_run_that_has_ended_without_a_page_gets_one(tmp_path: Path) -> None:
@@ -365,17 +367,17 @@ def test_large_pictures_are_made_smaller_and_what_does_not_fit_is_named(
     (path / "generated").mkdir()
     for file in ("figures/noise/epoch-0001.png", "figures/noise/epoch-0002.png", "generated/noise.png"):
         Image.fromarray(noise).save(path / file)
-    page = Reader(report.write(path))
+    page = Reader(pages.write(path))
     assert len(page.images) == 4
     assert all(image["src"].startswith("data:image/webp") for image in page.images if "noise" in image["alt"])
-    monkeypatch.setattr(report, "MOST_BYTES", sum(len(image["src"]) for image in page.images[:2]))
-    page = Reader(report.write(path))
+    monkeypatch.setattr(pages, "MOST_BYTES", sum(len(image["src"]) for image in page.images[:2]))
+    page = Reader(pages.write(path))
     assert [image["alt"] for image in page.images] == ["curves, epoch 2", "noise, epoch 2"]
     assert "noise.png There is no room for it on this page." in page.text
     assert "There is no room for the 1 earlier on this page." in page.text
     Image.new("RGB", (60, 60)).save(path / "generated" / "plain.png")  # which comes behind, and fits
-    monkeypatch.setattr(report, "MOST_BYTES", report.MOST_BYTES + 500)
-    names = [image["alt"] for image in Reader(report.write(path)).images]
+    monkeypatch.setattr(pages, "MOST_BYTES", pages.MOST_BYTES + 500)
+    names = [image["alt"] for image in Reader(pages.write(path)).images]
     assert names == ["curves, epoch 2", "noise, epoch 2", "plain.png, of the finished run"]
 
 
@@ -384,7 +386,7 @@ def test_every_place_on_the_page_has_a_name_of_its_own(digits_run: Run, tmp_path
     (path / "generated").mkdir()
     for name in ("curves.png", "a b.png", "curves.gif"):
         Image.new("RGB", (20, 20)).save(path / "generated" / name)
-    names = re.findall(r' id="([^"]*)"', report.write(path).read_text())
+    names = re.findall(r' id="([^"]*)"', pages.write(path).read_text())
     assert len(names) == len(set(names))
     assert not [name for name in names if " " in name]
     links = re.findall(r' href="#([^"]*)"', (path / "report.html").read_text())

@@ -1,32 +1,11 @@
-"""The page of a run, made again: `python -m vae_lab.report run=outputs/vae/…` writes its `report.html`.
+"""Write the page of a run again, its `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
 
-It is one file that needs nothing else: figures are inside it, and it has no script. A training makes it at its end.
-"""
-
-import base64
-import csv
-import io
-import logging
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from vae_lab.cli.compose import compose, literal
+from vae_lab.cli.compose import compose
 from vae_lab.cli.launch import launch
-from vae_lab.cli.schema import Report, check_values
-from vae_lab.cli.text import relative
-from vae_lab.errors import DataError
-
-log = logging.getLogger(__name__)
-
-MOST_EARLIER = 4  # pictures of a figure that are shown beside the last
-MOST_BYTES = 4_500_000  # of all pictures on a page
-LOSSLESS = 100_000  # bytes of a picture that is written as it is; a larger one as WebP, which looks the same
-LONGEST = 4000  # side of such a larger one, in pixels
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
@@ -39,214 +18,13 @@ def report(overrides: Sequence[str] = ()) -> Path:
         ConfigError: for an unknown option.
         DataError: where the directory is no run, or something in it is damaged.
     """
-    return run(compose("report", overrides)[0])
+    config, _ = compose("report", overrides)
+    from vae_lab.commands.report import run  # heavy, and not for --help
+
+    return run(config)
 
 
-def run(config: DictConfig, *_: object) -> Path:
-    check_values(config, Report)
-    file = write(Path(config.run), Path(config.out) if config.out else None)
-    log.info("open %s", relative(file))
-    return file
-
-
-def write(path: Path, file: Path | None = None) -> Path:
-    """Write the page of the run in a directory, and return its file: `report.html` in there if none is given.
-
-    Raises:
-        DataError: where the directory is no run, something in it is damaged, or the page cannot be written.
-    """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from vae_lab.files import replacing
-    from vae_lab.runs import directory
-
-    jinja = Environment(loader=PackageLoader("vae_lab"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = jinja.get_template("run.html").render(content(path))
-    file = file or path / "report.html"
-    with directory.writable(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as beside:
-            beside.write_text(page, encoding="utf-8")
-    return file
-
-
-def content(path: Path) -> dict[str, Any]:
-    """Return what the page says, by the names of its template."""
-    from vae_lab.runs import directory
-    from vae_lab.training import loggers
-
-    config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
-    given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
-    words, last_epoch = captions(config), {}
-    if not metrics and (rows := loggers.read_curves(path / "metrics.csv")):
-        last_epoch = {key: int(value) if key == "epoch" else float(value) for key, value in rows[-1].items() if value}
-    figures, generated = [*drawn(path, words)], [*generated_since(path, words)]
-    fit([*figures, *generated])
-    command = ["python", "-m", "vae_lab.train"]
-    resume = f"resume={literal(str(relative(path)))}"
-    return {
-        "name": config.name,
-        "model": title(config),
-        "ended": bool(metrics),
-        "metrics": metrics or last_epoch,
-        "given": given,
-        "settings": list(settings(config)),
-        "figures": figures,
-        "generated": generated,
-        "classes": class_rows(path / "class_mse.csv") if metrics else [],
-        "command": shlex.join([*command, *again(path, given, config)]),
-        "resume": shlex.join([*command, resume]) if (path / "checkpoints" / "last.ckpt").exists() else None,
-        "made_with": metrics or begun,
-        "begun_with": begun,
-        "yaml": OmegaConf.to_yaml(config),
-    }
-
-
-def title(config: DictConfig) -> str:
-    """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
-    from vae_lab.model import in_words
-    from vae_lab.runs import build
-
-    likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
-    density = getattr(build.class_of(config.posterior), "has_density", True)  # a user's own class may not be here
-    return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
-
-
-def class_name(part: Any) -> str:
-    return str(part.get("_target_") or "").rpartition(".")[2]
-
-
-def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and default of what differs from the defaults; a value that follows another one does not.
-
-    A part that stands in the place of another is one setting, with all of its values.
-    """
-    from vae_lab.runs import changes
-
-    defaults = compose("train", [])[0]
-    expressions, there = (dict(changes.flat(OmegaConf.to_container(each))) for each in (defaults, config))
-    found = changes.changes(defaults, config)
-    targets = [key.removesuffix("._target_") for key in found if key.endswith("._target_")]
-    swapped = [each for each in targets if not any(each.startswith(f"{other}.") for other in targets)]
-    for key, (old, new) in found.items():
-        if any(key.startswith(f"{part}.") for part in swapped):
-            continue
-        if key not in there:
-            yield key, "not there", literal(old)
-        elif not follows(config, key, expressions.get(key)):
-            yield key, literal(new), literal(old) if key in expressions else ""
-    for part in swapped:
-        now, before = (OmegaConf.select(each, part) or {} for each in (config, defaults))
-        values = [
-            f"{key}={literal(value)}"
-            for key, value in changes.flat(OmegaConf.to_container(now) if now else {})
-            if value is not None and not key.rpartition(".")[2].startswith("_")
-        ]
-        yield part, " ".join([class_name(now) or "none", *values]), class_name(before)
-
-
-def follows(config: DictConfig, key: str, default: Any) -> bool:
-    """Tell whether a value is what the default, an expression such as `${seed}`, comes to in a configuration."""
-    if not isinstance(default, str) or "${" not in default:
-        return False
-    whole = OmegaConf.merge(config)
-    OmegaConf.update(whole, key, default)
-    return OmegaConf.select(whole, key) == OmegaConf.select(config, key)
-
-
-def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the arguments that repeat a training: those given, and what a resume has changed since."""
-    from vae_lab.runs import changes, directory
-
-    file = path / ".hydra" / "config.yaml"
-    begun = directory.read_yaml(file) if file.exists() else OmegaConf.create()
-    before, after = (dict(changes.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
-    changed = {key: after[key] for key in before if key in after and before[key] != after[key]}
-    keys = {each: each.partition("=")[0].lstrip("+") for each in given}
-    plus = {key: each.partition(key)[0] for each, key in keys.items()}
-    kept = [each for each in given if keys[each] not in changed]
-    return kept + [f"{plus.get(key, '')}{key}={literal(value)}" for key, value in changed.items()]
-
-
-def drawn(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures that the training has drawn, in the order of `words`: the last picture, and some earlier."""
-    names = [folder.name for folder in sorted((path / "figures").glob("*")) if folder.is_dir()]
-    for name in sorted(names, key=lambda name: [*words].index(name) if name in words else len(words)):
-        files = {file.stem.removeprefix("epoch-"): file for file in (path / "figures" / name).glob("epoch-*.png")}
-        epochs = sorted((int(epoch), file) for epoch, file in files.items() if epoch.isdecimal())
-        if epochs:
-            count = len(epochs) - 1
-            evenly = {round(place * (count - 1) / (MOST_EARLIER - 1)) for place in range(MOST_EARLIER)}
-            chosen = [epochs[-1], *(epochs[place] for place in range(count) if place in evenly)]
-            last, *earlier = (picture(file, f"epoch {epoch}") for epoch, file in chosen)
-            look_for = words.get(name, "")
-            yield {"name": name, "look_for": look_for, "last": last, "earlier": earlier, "earlier_count": count}
-
-
-def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures that were made of the finished run."""
-    for file in sorted((path / "generated").glob("*")):
-        if file.suffix in (".png", ".gif"):
-            last, look_for = picture(file, "of the finished run"), words.get(file.stem, "")
-            yield {"name": file.name, "look_for": look_for, "last": last, "earlier": [], "earlier_count": 0}
-
-
-def fit(figures: Sequence[dict[str, Any]]) -> None:
-    """Empty the pictures that the page has no room for: the earlier ones are the first to go."""
-    room = MOST_BYTES
-    for each in [figure["last"] for figure in figures] + [each for figure in figures for each in figure["earlier"]]:
-        each["data"] = each["data"] if len(each["data"]) <= room else ""
-        room -= len(each["data"])
-
-
-def captions(config: DictConfig) -> dict[str, str]:
-    """Return what to look for in each figure, those of the run first and in their order."""
-    from vae_lab.figures import Figure
-    from vae_lab.runs.build import class_of
-
-    found: dict[str, str] = {}
-    for key, described in [*config.callbacks.items(), *compose("generate", ["run=."])[0].figures.items()]:
-        if figure := class_of(described, Figure):
-            name = figure.model_fields["name"].default
-            found.setdefault(described.get("name") or (name if isinstance(name, str) else key), figure.look_for)
-    return found
-
-
-def picture(file: Path, words: str) -> dict[str, Any]:
-    """Return an image for the page: what it is of, its data, and its size in pixels."""
-    from PIL import Image
-
-    try:
-        data, kind = file.read_bytes(), file.suffix[1:]
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            width, height = image.size
-            if kind == "png" and len(data) > LOSSLESS:
-                smaller, kind, colors = io.BytesIO(), "webp", image.convert("RGB")
-                colors.thumbnail((LONGEST, LONGEST))
-                colors.save(smaller, "WEBP", quality=90, method=2)
-                data, (width, height) = smaller.getvalue(), colors.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is of a broken PNG
-        raise DataError(f"{file} is damaged: it is no picture that can be read") from error
-    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-    return {"words": words, "data": url, "width": width, "height": height}
-
-
-def class_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `class_mse.csv`: name, images, mse; `mse` is None for a class without images."""
-    if not file.exists():
-        return []
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [
-                {"name": row["name"], "images": int(row["images"]), "mse": float(row["mse"]) if row["mse"] else None}
-                for row in csv.DictReader(lines)
-            ]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:  # the third is that of bytes that are no UTF-8, too
-        raise DataError(f"{file} is damaged: it must hold class, name, images and mse") from error
-
-
-main = partial(launch, run, "report")
+main = partial(launch, "report")
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.cli.errors import explain
-from vae_lab.cli.schema import Config, Evaluate, Generate, Report
+from vae_lab.cli.schema import ROOTS, Evaluate, check_values
 from vae_lab.errors import ConfigError
 from vae_lab.workarounds.hydra import share_config_store
 
@@ -67,14 +67,12 @@ OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True
 OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 
-store = ConfigStore.instance()
-store.store("schema", Config)
-store.store("report_schema", Report)
-for name, root in {"evaluate_schema": Evaluate, "generate_schema": Generate}.items():
+for name, root in ROOTS.items():
     node = OmegaConf.structured(root)
-    for group in {"data", "figures"} & node.keys():  # those of the run may have other keys, which are known later
-        node[group]._set_flag("struct", False)
-    store.store(name, node)
+    if issubclass(root, Evaluate):  # whose groups take the keys of the run's, which are known later
+        for group in {"data", "figures"} & node.keys():
+            node[group]._set_flag("struct", False)
+    ConfigStore.instance().store(f"{name}_schema", node)
 share_config_store()
 
 
@@ -82,7 +80,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """Return what a command line would be given: the configuration, and the directory of its run.
 
     Raises:
-        ConfigError: for an unknown option or key, or a value of the wrong type.
+        ConfigError: for an unknown option or key, or a value of the wrong type or out of range.
     """
     # the Hydra of the job that this runs in is put aside: there can be only one at a time
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
@@ -96,4 +94,5 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         GlobalHydra.instance().hydra = outer  # of another instance by now
     with open_dict(config):
         del config["hydra"]
+    check_values(config, ROOTS[name])
     return config, path

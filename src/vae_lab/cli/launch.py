@@ -3,8 +3,8 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -18,14 +18,13 @@ from omegaconf import DictConfig
 
 from vae_lab.cli.compose import CONF
 from vae_lab.cli.errors import exit_code, explain
+from vae_lab.cli.schema import ROOTS, check_values
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.workarounds import variable
 
-Job = Callable[[DictConfig, Path, Sequence[str]], object]
 
-
-def launch(job: Job, name: str) -> NoReturn:
-    """Run `job` on the configuration `conf/<name>.yaml`, or on each one of a sweep, and exit.
+def launch(name: str) -> NoReturn:
+    """Run the command `name` on the configuration `conf/<name>.yaml`, or on each one of a sweep, and exit.
 
     What the user can mend ends in one line on stderr and the exit code of its kind; the traceback is in the run's log,
     and on the screen with HYDRA_FULL_ERROR=1.
@@ -39,7 +38,9 @@ def launch(job: Job, name: str) -> NoReturn:
         try:
             with variable("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
                 places = [each for each in settings.overrides.hydra if each.startswith("hydra.searchpath=")]
-                job(config, path, [*settings.overrides.task, *places])
+                check_values(config, ROOTS[name])
+                command = import_module(f"vae_lab.commands.{name}")  # heavy, and not for --help
+                command.run(config, path, [*settings.overrides.task, *places])
         except Exception as error:
             failures.append(error)
             begun = (path / "config.yaml").exists()  # by this run, which keeps its own log, or by another

@@ -83,6 +83,9 @@ class Generate(Evaluate):
     figures: dict[str, Any] = field(default_factory=dict)
 
 
+ROOTS: dict[str, type] = {"train": Config, "generate": Generate, "evaluate": Evaluate, "report": Report}
+
+
 def check_values(config: DictConfig, root: type) -> None:
     """Check that every value is there, and the root's own values by the types of their fields."""
     from pydantic import ValidationError

@@ -1,0 +1,1 @@
+"""What each command does; `vae_lab.train` and its siblings call it."""
