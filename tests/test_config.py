@@ -296,18 +296,38 @@ def test_parts_that_do_not_go_together_are_refused(options: list[str], named: st
         runs.build_module(composed(*options))
 
 
-@pytest.mark.parametrize("target", ["broken.Part", "without.Part"])
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("broken.Part", "reason: broken"),
+        ("package.without.Part", "No module named 'not_there'"),
+        ("nowhere.Part", "No module named 'nowhere'"),
+        ("vae_lab.likelihoods.Bernouli", "Bernouli"),
+        ("dict", "No module named 'dict'"),
+        ("vae_lab.likelihoods.", "invalid dotstring"),
+        ("''", "Empty path"),
+    ],
+)
 def test_a_class_that_cannot_be_imported_is_named_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, reason: str
 ) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('reason: broken')")
-    (tmp_path / "without.py").write_text("import not_there  # the reason")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "without.py").write_text("import not_there")
     monkeypatch.syspath_prepend(tmp_path)
-    said = rf"_target_={target} cannot be imported: .*(reason: broken|No module named 'not_there')"
+    said = rf"_target_=.* cannot be imported: .*{reason}"
+    config = composed(f"likelihood._target_={target}")
     with pytest.raises(ConfigError, match=rf"^likelihood\.{said}"):
-        runs.build_module(composed(f"likelihood._target_={target}"))
+        runs.build_module(config)
     with pytest.raises(ConfigError, match=rf"^callbacks\.mine\.{said}"):
-        runs.build_each(OmegaConf.create({"callbacks": {"mine": {"_target_": target}}}), "callbacks")
+        runs.build_each(OmegaConf.create({"callbacks": {"mine": config.likelihood}}), "callbacks")
+
+
+def test_an_interrupted_import_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        runs.build.class_of({"_target_": "interrupted.Part"})
 
 
 @pytest.mark.parametrize("described", ["text", [1], {"n": 3}, {"_target_": None}])

@@ -23,7 +23,7 @@ def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
     return run(config)
 
 
-main = partial(launch, "evaluate")
+main = partial(launch, "vae_lab.commands.evaluate")
 
 if __name__ == "__main__":
     main()

@@ -24,7 +24,7 @@ def generate(overrides: Sequence[str] = ()) -> list[Path]:
     return run(config)
 
 
-main = partial(launch, "generate")
+main = partial(launch, "vae_lab.commands.generate")
 
 if __name__ == "__main__":
     main()

@@ -24,7 +24,7 @@ def report(overrides: Sequence[str] = ()) -> Path:
     return run(config)
 
 
-main = partial(launch, "report")
+main = partial(launch, "vae_lab.commands.report")
 
 if __name__ == "__main__":
     main()

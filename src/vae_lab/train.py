@@ -28,7 +28,7 @@ def train(overrides: Sequence[str] = ()) -> "Run":
     return run(config, path, overrides)
 
 
-main = partial(launch, "train")
+main = partial(launch, "vae_lab.commands.train")
 
 if __name__ == "__main__":
     main()

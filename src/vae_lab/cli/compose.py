@@ -69,7 +69,7 @@ OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 for name, root in ROOTS.items():
     node = OmegaConf.structured(root)
-    if issubclass(root, Evaluate):  # whose groups take the keys of the run's, which are known later
+    if issubclass(root, Evaluate):  # `data` and `figures` accept the run's own keys, which are not known yet
         for group in {"data", "figures"} & node.keys():
             node[group]._set_flag("struct", False)
     ConfigStore.instance().store(f"{name}_schema", node)
@@ -80,7 +80,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """Return what a command line would be given: the configuration, and the directory of its run.
 
     Raises:
-        ConfigError: for an unknown option or key, or a value of the wrong type or out of range.
+        ConfigError: for an unknown option or key, and for a value that is missing, of the wrong type or out of range.
     """
     # the Hydra of the job that this runs in is put aside: there can be only one at a time
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
@@ -88,11 +88,11 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
             config = hydra.compose(name, list(overrides), return_hydra_config=True)
         path = Path(config.hydra.run.dir).absolute()
+        with open_dict(config):
+            del config["hydra"]
+        check_values(config, ROOTS[name])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
     finally:
         GlobalHydra.instance().hydra = outer  # of another instance by now
-    with open_dict(config):
-        del config["hydra"]
-    check_values(config, ROOTS[name])
     return config, path

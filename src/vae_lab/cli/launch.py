@@ -23,12 +23,16 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.workarounds import variable
 
 
-def launch(name: str) -> NoReturn:
-    """Run the command `name` on the configuration `conf/<name>.yaml`, or on each one of a sweep, and exit.
+def launch(module: str) -> NoReturn:
+    """Run a command on the configuration `conf/<command>.yaml`, or on each one of a sweep, and exit.
 
     What the user can mend ends in one line on stderr and the exit code of its kind; the traceback is in the run's log,
     and on the screen with HYDRA_FULL_ERROR=1.
+
+    Args:
+        module: that has the command as its `run`, imported when it runs, for it is heavy; called as the command is.
     """
+    name = module.rpartition(".")[2]
     asked = os.environ.get("HYDRA_FULL_ERROR")
     failures: list[Exception] = []
 
@@ -39,8 +43,7 @@ def launch(name: str) -> NoReturn:
             with variable("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
                 places = [each for each in settings.overrides.hydra if each.startswith("hydra.searchpath=")]
                 check_values(config, ROOTS[name])
-                command = import_module(f"vae_lab.commands.{name}")  # heavy, and not for --help
-                command.run(config, path, [*settings.overrides.task, *places])
+                import_module(module).run(config, path, [*settings.overrides.task, *places])
         except Exception as error:
             failures.append(error)
             begun = (path / "config.yaml").exists()  # by this run, which keeps its own log, or by another

@@ -1,1 +1,1 @@
-"""What each command does; `vae_lab.train` and its siblings call it."""
+"""What each command does: `run`, called by the entry points and by `cli.launch`."""

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, *_: object) -> dict[str, float]:
-
     found = Path(config.run)
     changed = bool(config.data) or config.seed is not None
     if config.seed is None:

@@ -52,7 +52,6 @@ def run(config: DictConfig, *_: object) -> list[Path]:
 
 def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
     """Return the descriptions of all figures by name: ours, and those of the run that are not ours."""
-
     described: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, each in config.figures.items():
@@ -89,7 +88,6 @@ def figures(
     config: DictConfig, described: dict[str, DictConfig], by_name: bool, view: View, out: Path
 ) -> Iterator[Path]:
     """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit."""
-
     out.mkdir(parents=True, exist_ok=True)
     drawings = build_each(OmegaConf.create({"figures": described}), "figures")
     for name, drawing in drawings.items():
@@ -126,7 +124,6 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
     `label` (N,) where classes were asked for. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
     """
-
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
     count = config.n or 64
@@ -160,7 +157,6 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
 
 def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
     """Make a GIF of the figures of the epochs that a training has drawn, and yield the files."""
-
     made = False
     for name in names:
         epochs = sorted((folder / name).glob("epoch-*.png"))

@@ -46,7 +46,6 @@ def write(path: Path, file: Path | None = None) -> Path:
     Raises:
         DataError: where the directory is no run, something in it is damaged, or the page cannot be written.
     """
-
     jinja = Environment(loader=PackageLoader("vae_lab"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = jinja.get_template("run.html").render(content(path))
     file = file or path / "report.html"
@@ -59,7 +58,6 @@ def write(path: Path, file: Path | None = None) -> Path:
 
 def content(path: Path) -> dict[str, Any]:
     """Return what the page says, by the names of its template."""
-
     config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
     given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
     words, last_epoch = captions(config), {}
@@ -89,7 +87,6 @@ def content(path: Path) -> dict[str, Any]:
 
 def title(config: DictConfig) -> str:
     """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
-
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
     density = getattr(class_of(config.posterior), "has_density", True)  # a user's own class may not be here
     return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
@@ -104,7 +101,6 @@ def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
     A part that stands in the place of another is one setting, with all of its values.
     """
-
     defaults = compose("train", [])[0]
     expressions, there = (dict(changes.flat(OmegaConf.to_container(each))) for each in (defaults, config))
     found = changes.changes(defaults, config)
@@ -138,7 +134,6 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
 
 def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
     """Return the arguments that repeat a training: those given, and what a resume has changed since."""
-
     file = path / ".hydra" / "config.yaml"
     begun = directory.read_yaml(file) if file.exists() else OmegaConf.create()
     before, after = (dict(changes.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
@@ -182,7 +177,6 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 def captions(config: DictConfig) -> dict[str, str]:
     """Return what to look for in each figure, those of the run first and in their order."""
-
     found: dict[str, str] = {}
     for key, described in [*config.callbacks.items(), *compose("generate", ["run=."])[0].figures.items()]:
         if figure := class_of(described, Figure):
@@ -193,7 +187,6 @@ def captions(config: DictConfig) -> dict[str, str]:
 
 def picture(file: Path, words: str) -> dict[str, Any]:
     """Return an image for the page: what it is of, its data, and its size in pixels."""
-
     try:
         data, kind = file.read_bytes(), file.suffix[1:]
         with Image.open(io.BytesIO(data)) as image:

@@ -31,7 +31,6 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
 
     A run that has ended there is loaded, one that was cut short is resumed.
     """
-
     config = changes.settled(config, path, overrides)
     ended = not directory.is_new(path) and directory.read_json(path / "metrics.json")
     if ended and not changes.differences(path, config):

@@ -22,7 +22,8 @@ class Downloaded(ImageData):
         options: those of `ImageData`.
     """
 
-    source: str  # its class in torchvision.datasets
+    # a subclass for another data set states both
+    source: str  # name of the class in torchvision.datasets
     folder: str  # below the root
 
     @checked

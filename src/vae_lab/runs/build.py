@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from pydoc import ErrorDuringImport, locate
 from traceback import extract_tb
 from typing import Any, Literal
 
 import torch
+from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -110,7 +110,7 @@ def build_data(config: DictConfig) -> ImageData:
 
 def build(config: DictConfig, *keys: str, **more: Any) -> Any:
     """Return what the configuration at `keys` describes: an object, or a call that waits for its arguments."""
-    key, described = ".".join(map(str, keys)), reduce(getitem, keys, config)
+    key, described = ".".join(keys), reduce(getitem, keys, config)
     part(key, described)
     with blame(key):
         return instantiate(described, **more, _convert_="all")
@@ -206,12 +206,9 @@ def part(key: str, described: Any) -> Any:
     if target is None:
         raise ConfigError(f"{key}: missing `_target_`; --help lists the available components")
     try:
-        found = locate(str(target))
-    except ErrorDuringImport as error:
+        return _locate(str(target))  # hydra.utils.get_object does the same, and logs the error as well
+    except Exception as error:  # whatever the module raises
         raise ConfigError(f"{key}._target_={target} cannot be imported: {error}") from error
-    if found is None:
-        raise ConfigError(f"{key}._target_={target}: there is no such class or function")
-    return found
 
 
 def class_of(described: Any, base: type = object) -> type[Any] | None:
