@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError, validate_call
 
 from vae_lab.errors import one_line
 
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid")
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True, extra="forbid", defer_build=True)
 checked = validate_call(config=STRICT)
 
 Probability = Annotated[float, Field(ge=0, le=1)]

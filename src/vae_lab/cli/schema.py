@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -88,16 +89,24 @@ ROOTS: dict[str, type] = {"train": Config, "generate": Generate, "evaluate": Eva
 
 def check_values(config: DictConfig, root: type) -> None:
     """Check that every value is there, and the root's own values by the types of their fields."""
-    from pydantic import ValidationError
-    from pydantic.dataclasses import dataclass as validated
-
-    from vae_lab.checks import in_one_line
-
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
     values: Any = OmegaConf.to_container(config, resolve=True)
+
+    from pydantic import ValidationError  # not for --help
+
+    from vae_lab.checks import in_one_line
+
     try:
-        validated(root, config={"strict": True})(**values)
+        strict(root)(**values)
     except ValidationError as error:
         raise ConfigError(in_one_line(error)) from error
+
+
+@cache
+def strict(root: type) -> type:
+    """Return a root whose values are checked when it is made."""
+    from pydantic.dataclasses import dataclass as checked
+
+    return checked(root, config={"strict": True})

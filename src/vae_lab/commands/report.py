@@ -60,7 +60,7 @@ def content(path: Path) -> dict[str, Any]:
     """Return what the page says, by the names of its template."""
     config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
     given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
-    words, last_epoch = captions(config), {}
+    words, last_epoch = captions(path, config), {}
     if not metrics and (rows := loggers.read_curves(path / "metrics.csv")):
         last_epoch = {key: int(value) if key == "epoch" else float(value) for key, value in rows[-1].items() if value}
     figures, generated = [*drawn(path, words)], [*generated_since(path, words)]
@@ -175,10 +175,13 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
         room -= len(each["data"])
 
 
-def captions(config: DictConfig) -> dict[str, str]:
+def captions(path: Path, config: DictConfig) -> dict[str, str]:
     """Return what to look for in each figure, those of the run first and in their order."""
     found: dict[str, str] = {}
-    for key, described in [*config.callbacks.items(), *compose("generate", ["run=."])[0].figures.items()]:
+    parts = [*config.callbacks.items()]
+    if (path / "generated").exists():  # to compose takes a tenth of a second
+        parts += compose("generate", ["run=."])[0].figures.items()
+    for key, described in parts:
         if figure := class_of(described, Figure):
             name = figure.model_fields["name"].default
             found.setdefault(described.get("name") or (name if isinstance(name, str) else key), figure.look_for)
