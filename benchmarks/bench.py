@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import date
@@ -30,13 +30,11 @@ import torch
 import bare
 import page
 from in_turns import InTurns, Parts
-from vae_lab.figures import Figure
 from vae_lab.model import Batch
 from vae_lab.runs.directory import revision
 from vae_lab.train import train
 from vae_lab.training import figures as drawing
 from vae_lab.training.compiled import Compiled
-from vae_lab.training.figures import DrawFigures
 from vae_lab.workarounds import onednn, variable
 
 HERE = Path(__file__).resolve().parent
@@ -219,29 +217,16 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     each: dict[str, list[float]] = {}
     shares, rest = [], []
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(first: Any, *arguments: Any) -> Any:
-            name = first.name if isinstance(first, Figure) else current[-1]
-            began = time.perf_counter()
-            try:
-                return function(first, *arguments)
-            finally:
-                seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
+    warned = drawing.warned
 
-        return measured
+    @contextmanager
+    def timed(name: str, epoch: int) -> Iterator[None]:
+        began = time.perf_counter()
+        with warned(name, epoch):
+            yield
+        seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
 
-    def warned(name: str, epoch: int) -> Any:
-        current.append(name)  # whose figure is drawn and saved from here on
-        return of_a_name(name, epoch)
-
-    current, of_a_name = ["curves"], drawing.warned
-    with (
-        patch.object(Figure, "draw", timed(Figure.draw)),
-        patch.object(drawing, "save", timed(drawing.save)),
-        patch.object(drawing, "warned", warned),
-        patch.object(DrawFigures, "keep_kl", timed(DrawFigures.keep_kl)),
-        silent(),
-    ):
+    with patch.object(drawing, "warned", timed), silent():  # all that is done for a figure is done inside it
         for seed in range(min(pairs, 3)):
             seconds: dict[str, float] = {}
             began = time.perf_counter()

@@ -193,14 +193,11 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Pa
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "line", ["train --help", "train --cfg job", "generate --help", "evaluate --help", "report --help"]
-)
-def test_help_does_not_wait_for_torch(command: Command, line: str) -> None:
-    entry_point, *arguments = line.split()
-    done = command(*arguments, module=f"vae_lab.{entry_point}", PYTHONPROFILEIMPORTTIME="1")
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_help_does_not_wait_for_torch(command: Command, arguments: list[str]) -> None:
+    done = command(*arguments, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
-    assert re.search(r"^(latent_dim: 20|run: \?\?\?)", done.stdout, re.MULTILINE)
+    assert "latent_dim: 20" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in imported
     assert not {"torch", "pytorch_lightning", "torchvision", "sklearn", "wandb", "matplotlib", "pydantic"} & imported

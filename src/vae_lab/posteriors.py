@@ -5,7 +5,7 @@ into a distribution with batch shape (...) and that event shape.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class Point(Head):
 class PointMass(Distribution):
     """All mass at `location` (..., D); it can be sampled, and has no density."""
 
-    arg_constraints = {"location": constraints.real_vector}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"location": constraints.real_vector}
     support = constraints.real_vector
     has_rsample = True
 

@@ -167,7 +167,7 @@ class View:
         Raises:
             DataError: where the images are missing or damaged.
         """
-        assert self.label is not None  # read, and so the names are known
+        _ = self.label  # reads the data, which tells the names
         return self.data.class_names
 
     def names(self, indices: Tensor) -> list[str]:

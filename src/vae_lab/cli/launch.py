@@ -30,7 +30,8 @@ def launch(module: str) -> NoReturn:
     and on the screen with HYDRA_FULL_ERROR=1.
 
     Args:
-        module: that has the command as its `run`, imported when it runs, for it is heavy; called as the command is.
+        module: full name of the module with the command's `run`, such as `vae_lab.commands.train`. It is imported when
+            the command runs, because it is heavy.
     """
     name = module.rpartition(".")[2]
     asked = os.environ.get("HYDRA_FULL_ERROR")

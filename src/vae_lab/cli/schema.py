@@ -106,7 +106,7 @@ def check_values(config: DictConfig, root: type) -> None:
 
 @cache
 def strict(root: type) -> type:
-    """Return a root whose values are checked when it is made."""
-    from pydantic.dataclasses import dataclass as checked
+    """Return a subclass of a root that checks its values."""
+    from pydantic.dataclasses import dataclass as validated
 
-    return checked(root, config={"strict": True})
+    return validated(root, config={"strict": True})

@@ -179,7 +179,7 @@ def captions(path: Path, config: DictConfig) -> dict[str, str]:
     """Return what to look for in each figure, those of the run first and in their order."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
-    if (path / "generated").exists():  # to compose takes a tenth of a second
+    if (path / "generated").exists():  # composing takes a tenth of a second
         parts += compose("generate", ["run=."])[0].figures.items()
     for key, described in parts:
         if figure := class_of(described, Figure):

@@ -181,8 +181,8 @@ def class_mse(
     tile = max(14, min(TILE, 1400 // count))
     if examples is not None:
         *_, height, width = examples.images.shape
-        scale = scale or default_scale(height, width)
-        tile = width * scale
+        pixels = scale or default_scale(height, width)
+        tile = width * pixels
     wide = count * (tile + GAP) - GAP
     figure = canvas(wide, high)
     axes = add_axes(figure, 0, 0, wide, high)
@@ -203,6 +203,6 @@ def class_mse(
     axes.set_ylabel("MSE", size=9)
     if examples is not None:
         below = high + 8 + round(axes.bbox.y0 - extent(axes).y0)
-        grid = add_image(figure, 0, below, tiles(examples.images, scale or 1))
-        caption(grid, examples, height * (scale or 1), tile)
+        grid = add_image(figure, 0, below, tiles(examples.images, pixels))
+        caption(grid, examples, height * pixels, tile)
     return titled(figure, title)

@@ -50,10 +50,8 @@ class Files(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(Path(path)) as beside,
-            beside.open("wb") as file,
-        ):  # which says by an OSError that the disk is full
+        # given an open file, torch raises an OSError where the disk is full
+        with replacing(Path(path)) as beside, beside.open("wb") as file:
             torch.save(checkpoint, file)
 
 
