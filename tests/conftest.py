@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from torch import nn
 from torchvision.datasets import CIFAR10
 
 from vae_lab.likelihoods import Bernoulli
-from vae_lab.model import VAE, Batch, Conditional
+from vae_lab.model import VAE, Batch, Conditional, Parts
 from vae_lab.networks import MLP
 from vae_lab.posteriors import Normal
 from vae_lab.priors import StandardNormal
@@ -70,6 +71,15 @@ def make_vae(
         Conditional(network, likelihood or Bernoulli(), (LATENT,), IMAGE),
         prior or StandardNormal(LATENT),
     )
+
+
+def make_two_layers(likelihood: nn.Module | None = None, hidden: Sequence[int] = (8,)) -> VAE:
+    """Return the hierarchy of `zoo/`, with three latents next to the image and two above."""
+    from zoo.models import TwoLayers
+
+    network = partial(MLP, hidden=hidden, activation="Tanh")
+    parts = Parts(network, network, Normal(), likelihood or Bernoulli(), StandardNormal(2), IMAGE, LATENT)
+    return TwoLayers(parts, upper_dim=2, hidden=hidden)
 
 
 def make_batch(size: int = 6, binary: bool = True) -> Batch:
@@ -162,3 +172,21 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     path = tmp_path_factory.mktemp("digits") / "run"
     small = ["latent_dim=3", "encoder.hidden=[32]", "decoder.hidden=[32]", "trainer.max_epochs=2"]
     return train(["data=digits", "noise=salt_and_pepper", *small, "callbacks=curves", f"hydra.run.dir={path}"])
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `mine` as docs/extending.md has it."""
+    page = (ROOT / "docs" / "extending.md").read_text()
+    files: dict[str, str] = {}
+    for name, content in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, re.DOTALL):
+        files[name] = files.get(name, "") + content
+    listed = set(re.findall(r"^ {4}(mine/\S+)", page, re.MULTILINE))
+    assert listed == files.keys()
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path / "mine"

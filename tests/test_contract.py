@@ -1,4 +1,4 @@
-"""What comes later, written here on the nouns alone: a VampPrior, doubly reparameterized gradients, two layers."""
+"""What objectives rely on, for models of a user's: a VampPrior, a flow as posterior, two layers, importance weights."""
 
 from functools import partial
 from math import log
@@ -6,28 +6,12 @@ from math import log
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
-from conftest import IMAGE, make_batch, make_vae
-from vae_lab.likelihoods import Bernoulli
-from vae_lab.model import Batch, Conditional, Draw
-from vae_lab.networks import MLP
+from conftest import IMAGE, LATENT, make_batch, make_two_layers, make_vae
+from vae_lab.model import Batch
 from vae_lab.objectives import Elbo, Terms, elbo_terms
-from vae_lab.posteriors import Normal
-from vae_lab.priors import StandardNormal
 from vae_lab.training.module import VAEModule
-
-
-class VampPrior(nn.Module):
-    """Mixture of the posteriors of learned inputs (arXiv 1705.07120)."""
-
-    def __init__(self, components: int) -> None:
-        super().__init__()
-        self.inputs = nn.Parameter(torch.randn(components, *IMAGE))
-        self.logits = nn.Parameter(torch.zeros(components))
-
-    def forward(self, encode: callable) -> Distribution:
-        return MixtureSameFamily(Categorical(logits=self.logits), encode(self.inputs.sigmoid()))
+from zoo.models import InverseAutoregressive, VampPrior
 
 
 class Iwae:
@@ -48,44 +32,15 @@ class Iwae:
         return -(normalized * weights).sum(0).mean(), terms
 
 
-class TwoLayers(nn.Module):
-    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₁|x) q(z₂|z₁)."""
-
-    normalised = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        network = partial(MLP, hidden=(8,), activation="Tanh")
-        self.lower = Conditional(network, Normal(), IMAGE, (4,))
-        self.upper = Conditional(network, Normal(), (4,), (2,))
-        self.between = Conditional(network, Normal(), (2,), (4,))
-        self.decoder = Conditional(network, Bernoulli(), (4,), IMAGE)
-        self.prior = StandardNormal(2)
-
-    def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        first = self.lower(batch.input)
-        z1 = first.rsample((samples,))  # (K, B, 4)
-        second = self.upper(z1)
-        z2 = second.rsample()  # (K, B, 2)
-        p = self.decoder(z1)
-        return Draw(
-            z=(z1, z2),
-            q=(first, second),
-            p=p,
-            log_likelihood=p.log_prob(batch.target),
-            prior=(self.between(z2), self.prior(self.lower)),
-        )
-
-    def reconstruct(self, q: tuple[Distribution, ...]) -> Distribution:
-        return self.decoder(q[0].mean)
-
-
+FLOW = partial(InverseAutoregressive, latent_dim=LATENT, given=8, steps=2, hidden=[8])
 CASES = {
-    "vamp prior": (lambda: make_vae(prior=VampPrior(5)), Elbo()),
+    "vamp prior": (lambda: make_vae(prior=VampPrior(5, IMAGE)), Elbo()),
     "doubly reparameterized": (make_vae, Iwae(5, doubly=True)),
-    "doubly reparameterized, vamp prior": (lambda: make_vae(prior=VampPrior(5)), Iwae(5, doubly=True)),
-    "two layers": (TwoLayers, Elbo()),
-    "two layers, iwae": (TwoLayers, Iwae(5, doubly=False)),
+    "doubly reparameterized, vamp prior": (lambda: make_vae(prior=VampPrior(5, IMAGE)), Iwae(5, doubly=True)),
+    "flow posterior": (lambda: make_vae(FLOW()), Elbo()),
+    "flow posterior, doubly reparameterized": (lambda: make_vae(FLOW()), Iwae(5, doubly=True)),
+    "two layers": (make_two_layers, Elbo()),
+    "two layers, iwae": (make_two_layers, Iwae(5, doubly=False)),
 }
 
 
@@ -101,16 +56,18 @@ def test_trains_with_finite_gradients_in_every_parameter(case: str) -> None:
         loss.backward()
         optimizer.step()
         assert {len(term) for term in terms.values()} == {6}
-        assert {name for name, term in terms.items() if term.dim() != 1} <= {"kl_per_dimension"}
+        assert all(name.endswith("_per_dimension") for name, term in terms.items() if term.dim() != 1)
         for name, weight in module.named_parameters():
             assert weight.grad is not None, name
             assert weight.grad.isfinite().all(), name
             assert weight.grad.abs().sum() > 0, name
-    assert module.evaluate(batch).keys() - {"kl_per_dimension"} == {"elbo", "log_likelihood", "kl", "mse"}
+    layers = {"kl_layer1", "kl_layer2"} if case.startswith("two layers") else set()
+    found = {name for name, term in module.evaluate(batch).items() if term.dim() == 1}
+    assert found == {"elbo", "log_likelihood", "kl", "mse"} | layers
 
 
 def test_no_module_is_held_twice() -> None:
-    vae = make_vae(prior=VampPrior(5))
+    vae = make_vae(prior=VampPrior(5, IMAGE))
     names = [name for name, _ in vae.named_parameters(remove_duplicate=False)]
     assert len(names) == len(list(vae.parameters()))
 
@@ -150,3 +107,21 @@ def test_doubly_reparameterized_gradient_of_the_encoder_agrees_in_expectation(do
     (plain, plain_error), (other, other_error) = means
     assert ((plain - other).abs() < 5 * (plain_error.square() + other_error.square()).sqrt()).all()
     assert other_error.sum() < plain_error.sum()  # the reason for its being
+
+
+def test_detach_reaches_the_weights_that_a_flow_uses_later(double: None) -> None:
+    vae, batch = make_vae(FLOW()), make_batch()
+    draw = vae.draw(batch, samples=2, detach=True)
+    torch.testing.assert_close(draw.log_posterior, draw.q.log_prob(draw.z))
+    z = draw.z.detach().requires_grad_()
+    draw.scored.log_prob(z).sum().backward()
+    assert z.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in vae.parameters())
+
+
+def test_what_a_flow_keeps_of_its_sample_is_its_density(double: None) -> None:
+    vae, batch = make_vae(FLOW()), make_batch()
+    q = vae.encode(batch.input)
+    z = q.rsample((3,))
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(vae.center(q), q.transform.inv(q.base.mean))

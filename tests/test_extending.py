@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,23 +17,6 @@ from vae_lab.generate import generate
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-
-
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder `mine` as the page has it."""
-    files: dict[str, str] = {}
-    for name, content in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL):
-        files[name] = files.get(name, "") + content
-    listed = set(re.findall(r"^ {4}(mine/\S+)", PAGE, re.MULTILINE))
-    assert listed == files.keys()
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path / "mine"
 
 
 @pytest.mark.parametrize("line", COMMANDS)

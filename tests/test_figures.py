@@ -202,7 +202,7 @@ def test_points_without_circles_or_names_of_axes() -> None:
 def test_latent_bars_are_means_with_their_deviations(std: bool) -> None:
     given, back, mean = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.randn(3, 4)
     deviation = torch.rand(3, 4) if std else None
-    figure = latent_bars(given, mean, deviation, back, TITLE)
+    figure = latent_bars(given, mean, deviation, back, "code", TITLE)
     bars = [axes for axes in figure.axes if axes.containers]
     assert len(bars) == 3
     for row, axes in enumerate(bars):
@@ -272,7 +272,7 @@ ROWS = [
 def test_curves_are_the_numbers_over_the_epochs() -> None:
     kl = {"training": torch.tensor([[0.0, 2.0], [0.5, 1.0], [1.5, 0.5]]), "validation": torch.tensor([[0.1, 0.2]] * 3)}
     kl["validation"][2] = float("nan")
-    figure = charts.curves(ROWS, kl, TITLE)
+    figure = charts.curves(ROWS, {"": kl}, TITLE)
     named = {axes.get_title(loc="left"): axes for axes in figure.axes}
     lines = {line.get_label(): line for line in named["ELBO (nats)"].lines}
     assert list(lines["training"].get_xydata().T[1]) == [-9, -8, -7]
@@ -289,6 +289,27 @@ def test_curves_are_the_numbers_over_the_epochs() -> None:
     other = named["KL of each latent (nats), validation"].images[0]
     np.testing.assert_allclose(other.get_array()[:, 0], [0.2, 0.1])  # by what validation knew last
     assert other.get_clim() == heat.images[0].get_clim() == (0, 2)
+    assert_nothing_is_cut_off(figure)
+
+
+def test_curves_of_a_hierarchy_have_a_line_for_each_layer_and_own_terms_come_last() -> None:
+    rows = [{"epoch": epoch, "train/loss": 2.0, "train/tc": 0.5, "train/lr": 1.0, "train/kl": 3.0} for epoch in (1, 2)]
+    for number, row in enumerate(rows):
+        row |= {"train/kl_layer1": -1.0 + number, "train/kl_layer2": 2.0}
+    kl = {
+        "layer1": {"training": torch.tensor([[0.5, -1.5]] * 2)},
+        "layer2": {"training": torch.tensor([[1.0, 0.5, 0.5]] * 2)},
+    }
+    figure = charts.curves(rows, kl, TITLE)
+    named = {title: axes for axes in figure.axes if (title := axes.get_title(loc="left"))}
+    layers = [f"KL of layer {number} (nats)" for number in (1, 2)]
+    heats = [f"KL of each latent of layer {number} (nats), training" for number in (1, 2)]
+    assert named.keys() == {"loss (nats)", "KL (nats)", *layers, *heats, "tc"}
+    assert [named[heat].images[0].get_array().shape for heat in heats] == [(2, 2), (3, 2)]
+    assert named[layers[0]].lines[0].get_ydata().tolist() == [-1, 0]
+    tops = [named[title].get_position().y1 for title in ("loss (nats)", "KL (nats)", *layers, "tc")]
+    assert tops == sorted(tops, reverse=True)
+    assert [named[one].get_position().y1 for one in layers] == [named[heat].get_position().y1 for heat in heats]
     assert_nothing_is_cut_off(figure)
 
 

@@ -57,8 +57,15 @@ def test_numbers_of_no_epoch_have_their_place_elsewhere(tmp_path: Path, caplog: 
 
 def test_numbers_that_no_density_is_behind_are_printed_as_such(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    Lines(1, epochs=5).log_metrics({"epoch": 1, "val/elbo_unnormalised": -1.5, "val/kl": 2.0, "val/other": 3.0})
+    Lines(1, epochs=5).log_metrics({"epoch": 1, "val/elbo_unnormalised": -1.5, "val/kl": 2.0, "train/kl": 3.0})
     assert caplog.messages == ["epoch 1/5  val/elbo_unnormalised -1.5  val/kl 2"]
+
+
+def test_terms_of_an_objective_and_of_layers_are_printed_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    row = {"train/kl_layer1": 1.0, "train/tc": 2.0, "train/lr": 3.0, "train/seconds": 4.0, "val/kl": 5.0}
+    Lines(1, epochs=5).log_metrics({"epoch": 1, **row, "val/kl_layer1": 6.0})
+    assert caplog.messages == ["epoch 1/5  val/kl 5  train/tc 2  val/kl_layer1 6  train/seconds 4"]
 
 
 SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]"]

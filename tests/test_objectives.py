@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from conftest import LATENT, make_batch, make_vae
+from conftest import LATENT, make_batch, make_two_layers, make_vae
 from vae_lab import posteriors
 from vae_lab.likelihoods import Gaussian
 from vae_lab.model import VAE, Batch
@@ -145,6 +145,38 @@ def test_at_the_exact_posterior_one_sample_gives_the_evidence(double: None) -> N
     output.bias[LATENT:] = -precision.log()
     exact = log_evidence(vae, batch.target).expand(3, 4)
     torch.testing.assert_close(log_weights(vae, batch, 3), exact, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+def test_at_the_exact_posterior_of_two_layers_one_sample_gives_the_evidence(double: None) -> None:
+    """p(z₂) = N(0, I), p(z₁|z₂) = N(Az₂ + a, V), p(x|z₁) = N(Wz₁ + b, s²I), A, V and WᵀW diagonal."""
+    vae, batch = make_two_layers(likelihood=Gaussian(0.5, mean="identity"), hidden=()), make_batch(4, binary=False)
+    encoder, decoder, upper_encoder, upper_decoder = (
+        conditional.network[-2] for conditional in (vae.encoder, vae.decoder, vae.upper_encoder, vae.upper_decoder)
+    )
+    slope, shift, variance = torch.eye(3, 2) * 0.8, torch.tensor([0.3, -0.2, 0.5]), torch.tensor([0.4, 0.9, 1.3])
+    decoder.weight.copy_(torch.linalg.qr(decoder.weight).Q * torch.tensor([0.5, 1.0, 2.0]))
+    marginal = (slope @ slope.T).diagonal() + variance  # of z₁
+    precision = 1 / marginal + decoder.weight.square().sum(0) / 0.25
+    weight = (decoder.weight / 0.25 / precision).T
+    upper_precision = 1 + (slope.T / variance @ slope).diagonal()
+    upper_weight = (slope.T / variance) / upper_precision.unsqueeze(1)
+    for layer, of_mean, mean, spread in (
+        (upper_decoder, slope, shift, variance),
+        (encoder, weight, shift / marginal / precision - weight @ decoder.bias, 1 / precision),
+        (upper_encoder, upper_weight, -upper_weight @ shift, 1 / upper_precision),
+    ):
+        layer.weight.copy_(torch.cat([of_mean, torch.zeros_like(of_mean)]))
+        layer.bias.copy_(torch.cat([mean, spread.log()]))
+    covariance = decoder.weight * marginal @ decoder.weight.T + 0.25 * torch.eye(16)
+    p = torch.distributions.MultivariateNormal(decoder.weight @ shift + decoder.bias, covariance)
+    exact = p.log_prob(batch.target.flatten(1))
+    torch.testing.assert_close(log_weights(vae, batch, 3), exact.expand(3, 4), rtol=0, atol=1e-10)
+    terms = elbo_terms(vae.draw(batch))
+    torch.testing.assert_close(terms["elbo"], exact, rtol=0, atol=1e-10)
+    torch.testing.assert_close(terms["kl"], terms["kl_layer1"] + terms["kl_layer2"], rtol=0, atol=1e-12)
+    for layer in ("kl_layer1", "kl_layer2"):
+        torch.testing.assert_close(terms[layer], terms[f"{layer}_per_dimension"].sum(1), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vae_lab.likelihoods import Bernoulli, CrossEntropy, Gaussian, GaussianLearned, GaussianShared
-    from vae_lab.model import VAE, Batch, Conditional, Draw, Head
+    from vae_lab.model import VAE, BaseVAE, Batch, Conditional, Draw, Head, Parts
     from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
     from vae_lab.objectives import Elbo, Reconstruction
     from vae_lab.posteriors import Normal, Point
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MLP",
     "VAE",
+    "BaseVAE",
     "Batch",
     "Bernoulli",
     "Conditional",
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianShared",
     "Head",
     "Normal",
+    "Parts",
     "Point",
     "Reconstruction",
     "StandardNormal",

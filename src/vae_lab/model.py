@@ -1,18 +1,22 @@
-"""The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives."""
+"""The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives.
+
+Everything else uses a model through the methods and attributes of `BaseVAE` alone.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
-from torch.func import functional_call
 
 Shape = tuple[int, ...]
+Network = Callable[..., nn.Module]  # (in_shape, out_shape), see `Conditional`
 
 
 class Batch(NamedTuple):
@@ -94,12 +98,27 @@ class Draw:
             return kl_per_dimension(self.q, self.prior)
         return None
 
+    def layers(self) -> Iterator[Tensor]:
+        """Yield log q - log p of each layer at its samples: (K, B, D) where both factorise over D, else (K, B).
+
+        Their mean over q is the layer's part of the KL. A closed form for each layer would not do: where z₂ is drawn
+        from q(z₂|z₁), as in bottom-up inference, q(z₁|x) is not the distribution of z₁ given z₂.
+        """
+        assert self.prior is not None, "a point posterior has no density"
+        for z, *both in zip(*map(as_tuple, (self.z, self.scored or self.q, self.prior)), strict=True):
+            factorised = all(factorises(each) for each in both)
+            q, p = ((each.base_dist if factorised else each).log_prob(z) for each in both)
+            yield q - p
+
 
 def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return log-probabilities (K, B) of samples, summed over the layers where there are several."""
-    distributions = distribution if isinstance(distribution, tuple) else (distribution,)
-    samples = z if isinstance(z, tuple) else (z,)
-    return reduce(torch.add, [each.log_prob(value) for each, value in zip(distributions, samples, strict=True)])
+    pairs = zip(as_tuple(distribution), as_tuple(z), strict=True)
+    return reduce(torch.add, [each.log_prob(value) for each, value in pairs])
+
+
+def as_tuple(layers: Any) -> tuple[Any, ...]:
+    return layers if isinstance(layers, tuple) else (layers,)
 
 
 class Head(nn.Module, ABC):
@@ -109,11 +128,13 @@ class Head(nn.Module, ABC):
         support: the pixel values that a likelihood is one of; each likelihood states it.
         normalised: whether a likelihood is one, with every constant.
         has_density: whether a posterior has a density, and the model an ELBO.
+        center_name: what `center` returns for a posterior, in words that take a plural s; captions say it.
     """
 
     support: constraints.Constraint | None = None
     normalised = True
     has_density = True
+    center_name = "posterior mean"
 
     def parameter_shape(self, event_shape: Shape) -> Shape:
         """Return the shape of the parameters of one event; unless overridden, one parameter for each value."""
@@ -123,58 +144,197 @@ class Head(nn.Module, ABC):
     def forward(self, parameters: Tensor) -> Distribution:
         """Return the distribution with batch shape (...) for parameters (..., *parameter_shape)."""
 
+    def center(self, q: Distribution) -> Tensor:
+        """Return the latents (..., D) that stand for a posterior in reconstructions and figures: its mean.
+
+        Raises:
+            NotImplementedError: where the mean has no closed form; such a posterior overrides this and `center_name`.
+        """
+        try:
+            return q.mean
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"{type(self).__name__}: the mean of {type(q).__name__} has no closed form: override `center` and "
+                "`center_name` to say which latents stand for the posterior"
+            ) from error
+
 
 class Conditional(nn.Module):
     """A distribution over one thing given another: a network, and the head that reads its output.
 
     Args:
-        network: called with (in_shape, out_shape), gives a module from (N, *in_shape) to (N, *out_shape).
+        network: called with (in_shape, out_shape), gives a module from (N, *in_shape) to (N, *out_shape). A context is
+            further features of a vector; with an image and a context, the network is called with `context_dim` as well,
+            and its module with the context (N, context_dim).
         head: reads the network's output.
-        in_shape: shape of what is conditioned on.
+        in_shape: shape of what is conditioned on, without the context.
         event_shape: shape of what the distribution is over.
+        context_dim: size of the context; 0 for a distribution that ignores it.
     """
 
-    def __init__(
-        self, network: Callable[[Shape, Shape], nn.Module], head: Head, in_shape: Shape, event_shape: Shape
-    ) -> None:
+    def __init__(self, network: Network, head: Head, in_shape: Shape, event_shape: Shape, context_dim: int = 0) -> None:
         super().__init__()
         self.in_shape = in_shape
-        self.network = network(in_shape, head.parameter_shape(event_shape))
+        self.context_dim = context_dim
+        out_shape = head.parameter_shape(event_shape)
+        if context_dim and len(in_shape) > 1:
+            self.network = network(in_shape, out_shape, context_dim=context_dim)
+        else:
+            self.network = network((in_shape[0] + context_dim, *in_shape[1:]), out_shape)
         self.head = head
         self.has_density, self.normalised = head.has_density, head.normalised
 
-    def forward(self, given: Tensor, detach: bool = False) -> Distribution:
+    def forward(self, given: Tensor, context: Tensor | None = None, detach: bool = False) -> Distribution:
         """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""
-        return self.distribution(self.outputs(given), detach)
+        return self.distribution(self.outputs(given, context), detach)
 
-    def outputs(self, given: Tensor) -> Tensor:
-        """Return the network's outputs (..., *parameter_shape) for a tensor (..., *in_shape)."""
+    def outputs(self, given: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the network's outputs (..., *parameter_shape) for a tensor (..., *in_shape).
+
+        Args:
+            given: what is conditioned on.
+            context: (..., context_dim), without the first axes of `given` where it is the same along them.
+
+        Raises:
+            ValueError: for a context that is missing, or of another size.
+        """
         leading = given.shape[: given.dim() - len(self.in_shape)]
-        flat: Tensor = self.network(given.reshape(-1, *self.in_shape))  # (N, *parameter_shape)
-        return flat.reshape(*leading, *flat.shape[1:])
+        flat = given.reshape(-1, *self.in_shape)  # (N, *in_shape)
+        if self.context_dim:
+            if context is None or context.shape[-1] != self.context_dim:
+                shape = None if context is None else [*context.shape]
+                raise ValueError(f"the context must have shape [..., {self.context_dim}], and is {shape}")
+            c = context.to(given).expand(*leading, -1).reshape(len(flat), -1)  # (N, context_dim)
+            found: Tensor = self.network(flat, c) if flat.dim() > 2 else self.network(torch.cat([flat, c], 1))
+        else:
+            found = self.network(flat)  # (N, *parameter_shape)
+        return found.reshape(*leading, *found.shape[1:])
 
     def distribution(self, outputs: Tensor, detach: bool = False) -> Distribution:
         """Return the head's distribution for the network's outputs, computed in float32 or better.
 
         With `detach` it is the same distribution with the outputs and the head's own weights cut from the graph:
-        its log-probability then has a gradient in its argument alone.
+        its log-probability then has a gradient in its argument alone, also where it looks its weights up only then.
         """
         kind = outputs.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
             if not detach:
                 return self.head(outputs)
-            weights = {name: weight.detach() for name, weight in self.head.named_parameters()}
-            return functional_call(self.head, weights, (outputs.detach(),))
+            weights = [*self.head.parameters(), *self.head.buffers()]
+            head = deepcopy(self.head, {id(weight): weight.detach() for weight in weights}) if weights else self.head
+            return head(outputs.detach())
 
 
-class VAE(nn.Module):
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration gives a model class to be made of.
+
+    Attributes:
+        encoder: the encoder's network, called with (in_shape, out_shape).
+        decoder: the decoder's network, called with (in_shape, out_shape).
+        posterior: head of the encoder.
+        likelihood: head of the decoder.
+        prior: module that returns p(z), see `VAE`.
+        image_shape: (C, H, W).
+        latent_dim: number of latent dimensions D.
+    """
+
+    encoder: Network
+    decoder: Network
+    posterior: Head
+    likelihood: Head
+    prior: nn.Module
+    image_shape: Shape
+    latent_dim: int
+
+    def make_encoder(self, context_dim: int = 0) -> Conditional:
+        """Return q(z|x), or q(z|x, c) with a context of some size."""
+        return Conditional(self.encoder, self.posterior, self.image_shape, (self.latent_dim,), context_dim)
+
+    def make_decoder(self, context_dim: int = 0) -> Conditional:
+        """Return p(x|z), or p(x|z, c) with a context of some size."""
+        return Conditional(self.decoder, self.likelihood, (self.latent_dim,), self.image_shape, context_dim)
+
+
+class BaseVAE(nn.Module, ABC):
+    """All that objectives, figures and commands use of a model. A model of your own derives from `VAE`, or from this.
+
+    The latents z of `encode`, `decode` and `sample_prior` are those that the image is generated from: in a hierarchy
+    the layer z₁ next to it. Where a model is conditional, a context c (B, ...) goes with the images, and q(z|x) is
+    q(z|x, c), p(x|z) is p(x|z, c) and p(z) is p(z|c).
+
+    Attributes:
+        latent_dims: number of dimensions of each stochastic layer, that next to the image first.
+        has_density: whether the posterior has a density, and the model an ELBO.
+        normalised: whether log p(x|z) has every constant.
+    """
+
+    latent_dims: tuple[int, ...]
+    has_density = True
+    normalised = True
+
+    @property
+    def center_name(self) -> str:
+        """What `center` returns, in words that take a plural s; captions say it."""
+        return "posterior mean"
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of dimensions D of the latents that the image is generated from."""
+        return self.latent_dims[0]
+
+    @property
+    def name(self) -> str:
+        """The model in a few words, for titles."""
+        return f"{type(self).__name__}, z = {self.latent_dim}"
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether there is a context."""
+        return type(self).context is not BaseVAE.context
+
+    def context(self, batch: Batch) -> Tensor | None:
+        """Return the context (B, ...) of a batch; None for a model that is not conditional."""
+        return None
+
+    @abstractmethod
+    def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
+        """Sample the latents of a batch `samples` times from the posterior, and score them; see `VAE.draw`."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        """Return q(z|x), batch shape (...), for images (..., C, H, W)."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        """Return p(x|z), batch shape (...), for latents (..., D)."""
+
+    @abstractmethod
+    def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
+        """Return latents (count, D) from the prior, given contexts (count, ...) in a conditional model."""
+
+    def latent_prior(self, context: Tensor | None = None) -> Distribution | None:
+        """Return p(z) as a distribution; None where it has no density in closed form, as for z₁ of a hierarchy."""
+        return None
+
+    def center(self, q: Distribution | tuple[Distribution, ...]) -> Tensor:
+        """Return the latents (..., D) that stand for a posterior: the mean of the one layer, or of the first."""
+        return as_tuple(q)[0].mean
+
+    def reconstruct(self, q: Distribution | tuple[Distribution, ...], context: Tensor | None = None) -> Distribution:
+        """Return p(x|z) at the posterior's center, batch shape (B,)."""
+        return self.decode(self.center(q), context)
+
+
+class VAE(BaseVAE):
     """Encoder q(z|x), decoder p(x|z) and prior p(z) (Kingma & Welling, arXiv 1312.6114).
 
     Args:
         encoder: conditional from images (C, H, W) to latents (D,).
         decoder: conditional from latents (D,) to images (C, H, W).
-        prior: module that is called with `encode` and returns p(z) with event shape (D,).
+        prior: module that is called with `encode`, and in a conditional model with the context (B, ...) as well; it
+            returns p(z) with event shape (D,).
 
     >>> from vae_lab import likelihoods, networks, posteriors, priors
     >>> encoder = Conditional(networks.MLP, posteriors.Normal(), in_shape=(1, 8, 8), event_shape=(2,))
@@ -191,20 +351,38 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        self.latent_dims = decoder.in_shape
+        self.has_density = encoder.has_density
         self.normalised = decoder.normalised
 
-    def encode(self, x: Tensor, detach: bool = False) -> Distribution:
+    @property
+    def name(self) -> str:
+        likelihood, network = type(self.decoder.head).__name__, type(self.encoder.network).__name__
+        return in_words(likelihood, network, type(self).__name__, self.has_density, self.latent_dim)
+
+    @property
+    def center_name(self) -> str:
+        return self.encoder.head.center_name
+
+    def encode(self, x: Tensor, context: Tensor | None = None, detach: bool = False) -> Distribution:
         """Return q(z|x), batch shape (...), for images (..., C, H, W); `detach` as in `Conditional`."""
-        return self.encoder(x, detach)
+        return self.encoder(x, context, detach)
 
-    def decode(self, z: Tensor) -> Distribution:
-        """Return p(x|z), batch shape (...), for latents (..., D)."""
-        return self.decoder(z)
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        return self.decoder(z, context)
 
-    def reconstruct(self, q: Distribution | tuple[Distribution, ...]) -> Distribution:
-        """Return p(x|z) at z = the posterior's mean, batch shape (B,)."""
-        assert isinstance(q, Distribution), "one stochastic layer; a model of several says how it reconstructs"
-        return self.decode(q.mean)
+    def latent_prior(self, context: Tensor | None = None) -> Distribution | None:
+        if len(self.latent_dims) > 1:
+            return None
+        return self.prior(self.encode) if context is None else self.prior(self.encode, context)
+
+    def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
+        p = self.latent_prior(context)
+        assert p is not None, "a hierarchy overrides this, and samples its layers one after another"
+        return p.sample() if p.batch_shape else p.sample(torch.Size([count]))
+
+    def center(self, q: Distribution | tuple[Distribution, ...]) -> Tensor:
+        return self.encoder.head.center(as_tuple(q)[0])
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
         """Sample z from q(z|x) `samples` times and score it; the encoder runs once.
@@ -212,23 +390,30 @@ class VAE(nn.Module):
         With `detach` the samples keep their gradient and `log_posterior` has none in the posterior's parameters, as
         sticking the landing (arXiv 1703.09194) and doubly reparameterized gradients (arXiv 1810.04152) need it.
         """
-        outputs = self.encoder.outputs(batch.input)
+        context = self.context(batch)
+        outputs = self.encoder.outputs(batch.input, context)
         q = self.encoder.distribution(outputs)
         z = q.rsample(torch.Size([samples]))  # (K, B, D)
-        p = self.decoder(z)
+        p = self.decoder(z, context)
         return Draw(
             z=z,
             q=q,
             p=p,
             log_likelihood=p.log_prob(batch.target),
-            prior=self.prior(self.encode) if self.encoder.has_density else None,
+            prior=self.latent_prior(context) if self.has_density else None,
             scored=self.encoder.distribution(outputs, detach=True) if detach else q,
         )
 
 
-def in_words(likelihood: str, network: str, has_density: bool, latent_dim: int) -> str:
+def plain(parts: Parts) -> VAE:
+    """Return the VAE of one stochastic layer and no context: what `vae=plain` names."""
+    return VAE(parts.make_encoder(), parts.make_decoder(), parts.prior)
+
+
+def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
     """Return the name of a model for titles, from those of its classes: `Bernoulli MLP VAE, z = 2`."""
-    return f"{likelihood} {network.removesuffix('Encoder')} {'VAE' if has_density else 'AE'}, z = {latent_dim}"
+    kind = model if has_density or model != "VAE" else "AE"
+    return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
@@ -239,11 +424,14 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     """
     if q.event_shape != p.event_shape:
         raise ValueError(f"a posterior of size {[*q.event_shape]} has no KL to a prior of size {[*p.event_shape]}")
-    if not (isinstance(q, Independent) and isinstance(p, Independent)):
-        return None
-    if q.base_dist.event_shape or p.base_dist.event_shape:
+    if not (factorises(q) and factorises(p)):
         return None
     try:
         return kl_divergence(q.base_dist, p.base_dist)
     except NotImplementedError:  # torch's word for a pair that it has no closed form for
         return None
+
+
+def factorises(distribution: Distribution) -> TypeGuard[Independent[Distribution]]:
+    """Tell whether a distribution is a product over its dimensions."""
+    return isinstance(distribution, Independent) and not distribution.base_dist.event_shape

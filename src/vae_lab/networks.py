@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import MinLen
-from pydantic import PositiveInt
-from torch import nn
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
 
 from vae_lab.checks import Fraction, checked, inside
 
 Shape = tuple[int, ...]
-Network = Callable[[Shape, Shape], nn.Module]
+Network = Callable[..., nn.Module]
 Names = str | Sequence[str | None] | None
 Channels = Annotated[Sequence[PositiveInt], MinLen(1)]
 Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, for all layers or for each
@@ -38,6 +38,7 @@ class MLP(nn.Sequential):
         order: of what follows a linear layer.
         activate_output: whether the output layer has norm, activation and dropout behind it, too; lists count it.
         init: of weights and biases, see `initialise`.
+        context_dim: size of a context (N, context_dim) that the network is called with as well; 0 for none.
 
     Raises:
         ValueError: for an unknown layer, a list of another length than there are layers, or an incomplete order.
@@ -60,8 +61,9 @@ class MLP(nn.Sequential):
         order: Sequence[str] = ("norm", "activation", "dropout"),
         activate_output: bool = False,
         init: Init = "default",
+        context_dim: NonNegativeInt = 0,
     ) -> None:
-        widths = [prod(in_shape), *hidden, prod(out_shape)]
+        widths = [prod(in_shape) + context_dim, *hidden, prod(out_shape)]
         followed = widths[1:] if activate_output else hidden  # by norm, activation and dropout
         behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
         layers: list[nn.Module] = [nn.Flatten()]
@@ -69,6 +71,9 @@ class MLP(nn.Sequential):
             layers += [nn.Linear(fan_in, fan_out), *steps]
         super().__init__(*layers, nn.Unflatten(1, out_shape))
         initialise(self, init)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return super().forward(x if context is None else torch.cat([x.flatten(1), context], 1))  # type: ignore[no-untyped-call]
 
 
 class ConvEncoder(nn.Sequential):
@@ -91,6 +96,7 @@ class ConvEncoder(nn.Sequential):
         order: of what follows a convolution.
         linear: network from the last feature maps to the output; None for one linear layer of the same `init`.
         init: of the convolutions' weights and biases, see `initialise`; a `linear` that is given has its own.
+        context_dim: size of a context (N, context_dim) that the linear network is called with as well; 0 for none.
 
     Raises:
         ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
@@ -117,6 +123,7 @@ class ConvEncoder(nn.Sequential):
         order: Sequence[str] = ("norm", "activation", "pool", "dropout"),
         linear: Network | None = None,
         init: Init = "default",
+        context_dim: NonNegativeInt = 0,
     ) -> None:
         colours, *size = in_shape
         channels = channels or default_channels(size, kernel, stride, pool)
@@ -135,8 +142,20 @@ class ConvEncoder(nn.Sequential):
         super().__init__(*layers)
         initialise(self, init)
         with inside("linear"):
-            self.append((linear or partial(MLP, hidden=(), init=init))((channels[-1], *sizes[-1]), out_shape))
+            make, given = (
+                linear or partial(MLP, hidden=(), init=init),
+                {"context_dim": context_dim} if context_dim else {},
+            )
+            self.append(make((channels[-1], *sizes[-1]), out_shape, **given))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if context is None:
+            return super().forward(x)  # type: ignore[no-untyped-call]
+        *convolutions, linear = self
+        for layer in convolutions:
+            x = layer(x)
+        return linear(x, context)
 
 
 class ConvDecoder(nn.Sequential):

@@ -1,13 +1,15 @@
 """Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
 
+from functools import reduce
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vae_lab.checks import STRICT
-from vae_lab.model import VAE, Batch, Draw
+from vae_lab.model import BaseVAE, Batch, Draw
 
 Terms = dict[str, Tensor]
 
@@ -35,7 +37,7 @@ class Elbo:
     kl: Literal["analytic", "sampled"] = "analytic"
     samples: PositiveInt = 1
 
-    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+    def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         """Return the loss and `elbo`, `log_likelihood`, `kl` for the optimizer step `step`, the first being 0."""
         terms = elbo_terms(vae.draw(batch, self.samples), self.kl == "analytic")
         loss = (self.beta_at(step) * terms["kl"] - terms["log_likelihood"]).mean()
@@ -52,7 +54,7 @@ class Reconstruction:
 
     needs_density: ClassVar[bool] = False
 
-    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+    def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         """Return the loss and `log_likelihood`."""
         log_likelihood = mean_of_samples(vae.draw(batch).log_likelihood)
         return -log_likelihood.mean(), {"log_likelihood": log_likelihood}
@@ -62,7 +64,8 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     """Return `elbo`, `log_likelihood` and `kl` of each image (B,) at β = 1, in nats, averaged over the samples.
 
     For a point posterior only `log_likelihood` is there: it has no KL, and so no bound. Where the KL has a closed form
-    for each latent, and is taken, `kl_per_dimension` (B, D) is there, too.
+    for each latent, and is taken, `kl_per_dimension` (B, D) is there, too. Of a hierarchy the KL is estimated from the
+    samples, and there are `kl_layer1`, … for each layer, with `kl_layer1_per_dimension` (B, D) where it factorises.
 
     Args:
         draw: one pass of the model.
@@ -72,6 +75,12 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     if analytic and draw.kl is not None:
         kl = draw.kl.sum(-1)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_per_dimension": draw.kl}
+    if isinstance(draw.z, tuple):
+        layers = {f"kl_layer{number}": mean_of_samples(layer) for number, layer in enumerate(draw.layers(), start=1)}
+        parts = {name: layer if layer.dim() == 1 else layer.sum(-1) for name, layer in layers.items()}
+        dimensions = {f"{name}_per_dimension": layer for name, layer in layers.items() if layer.dim() > 1}
+        kl = reduce(torch.add, parts.values())
+        return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, **parts, **dimensions}
     if draw.log_posterior is not None and draw.log_prior is not None:
         kl = mean_of_samples(draw.log_posterior - draw.log_prior)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl}

@@ -60,6 +60,7 @@ class Point(Head):
     """A single point in place of a distribution: what makes an autoencoder of a VAE."""
 
     has_density = False
+    center_name = "code"
 
     def forward(self, parameters: Tensor) -> Distribution:
         return PointMass(parameters)

@@ -1,4 +1,4 @@
-"""Priors: modules that are called with `encode` and return p(z). Only a VampPrior looks at its argument."""
+"""Priors: modules that are called with `encode`, and in a conditional model with the context, and return p(z)."""
 
 from collections.abc import Callable
 
@@ -23,5 +23,5 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
-    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+    def forward(self, encode: Callable[[Tensor], Distribution], context: Tensor | None = None) -> Distribution:
         return Independent(Normal(self.loc, self.scale, validate_args=False), 1, validate_args=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from vae_lab.metrics import ClassMeans, class_means, squared_error
-from vae_lab.model import VAE, Batch, in_words, kl_per_dimension
+from vae_lab.model import BaseVAE, Batch, kl_per_dimension
 from vae_lab.noise import seed_device
 
 CHUNK = 500  # images or latents that go through the model at once
@@ -43,23 +43,32 @@ class Codes(NamedTuple):
     """Posteriors of N images, on the CPU.
 
     Attributes:
-        mean: (N, D).
-        std: standard deviations (N, D); None for points.
-        kl: KL to the prior in nats (N, D); None for points, and where it has no closed form.
+        mean: (N, D), or what stands for it: the center of the posterior.
+        std: standard deviations (N, D); None for points, and where they have no closed form.
+        kl: KL to the prior in nats (N, D), of a hierarchy estimated from a sample; None for points, and where it does
+            not factorise or has no closed form.
         label: class of each image (N,).
+        context: what a conditional model is conditioned on (N, ...); None for others.
     """
 
     mean: Tensor
     std: Tensor | None
     kl: Tensor | None
     label: Tensor
+    context: Tensor | None
 
 
 class History(NamedTuple):
-    """The epochs of a training: a row of numbers for each, and the KL of each latent (epochs, D) by stage, in nats."""
+    """The epochs of a training.
+
+    Attributes:
+        rows: the numbers of each epoch.
+        kl: of each stochastic layer the KL of each latent (epochs, D) by stage, in nats; the name of an only layer is
+            empty.
+    """
 
     rows: Sequence[Mapping[str, float]]
-    kl: Mapping[str, Tensor]
+    kl: Mapping[str, Mapping[str, Tensor]]
 
 
 class Errors(NamedTuple):
@@ -81,7 +90,7 @@ class View:
         history: returns the numbers of the epochs; None where there are none.
     """
 
-    vae: VAE
+    vae: BaseVAE
     data: Data
     epoch: int
     history: Callable[[], History] | None = None
@@ -99,24 +108,37 @@ class View:
     @property
     def latent_dim(self) -> int:
         """Number of latent dimensions D."""
-        return self.vae.decoder.in_shape[0]
+        return self.vae.latent_dim
 
     @property
     def has_density(self) -> bool:
         """Whether the posterior is more than a point."""
-        return self.vae.encoder.has_density
+        return self.vae.has_density
+
+    @property
+    def center(self) -> str:
+        """What the encoder's place in latent space is called, such as `posterior mean`."""
+        return self.vae.center_name
 
     @property
     def where(self) -> str:
-        """What the encoder's place in latent space is called."""
-        return "posterior means" if self.has_density else "codes"
+        """The plural of `center`."""
+        return f"{self.center}s"
 
     @property
     def name(self) -> str:
         """The model in a few words: likelihood, network, kind, latent size and data."""
-        likelihood, network = (type(part).__name__ for part in (self.vae.decoder.head, self.vae.encoder.network))
-        words = in_words(likelihood, network, self.has_density, self.latent_dim)
-        return f"{words}, {type(self.data).__name__}, epoch {self.epoch}"
+        return f"{self.vae.name}, {type(self.data).__name__}, epoch {self.epoch}"
+
+    @property
+    def is_hierarchy(self) -> bool:
+        """Whether there are several stochastic layers."""
+        return len(self.vae.latent_dims) > 1
+
+    @property
+    def whose_context(self) -> str:
+        """Where the context of a class is from, for captions."""
+        return "The context c of a class is that of its first test image."
 
     @property
     def label(self) -> Tensor:
@@ -133,17 +155,26 @@ class View:
         found = []
         with self.undisturbed(0):
             for _, batch in self.data.test_batches(self.device, self.dtype):
-                reconstruction = self.vae.reconstruct(self.vae.encode(batch.input))
-                found.append(squared_error(reconstruction.mean, batch.target).cpu())
+                reconstruction = self.reconstruct(batch)
+                found.append(squared_error(reconstruction, batch.target).cpu())
         error, label = torch.cat(found), self.label.cpu()
         return Errors(error, label, class_means(error, label, len(self.class_names)))
 
     @property
     def has_standard_prior(self) -> bool:
-        """Whether the prior is N(0, I)."""
-        p = self.vae.prior(self.vae.encode)
-        normal = isinstance(p, Independent) and isinstance(p.base_dist, Normal)
-        return normal and bool((p.mean == 0).all() and (p.stddev == 1).all())
+        """Whether the prior is N(0, I); in a conditional model that of the first class."""
+        p = self.vae.latent_prior(self.context(self.label.unique()[:1].tolist()))
+        if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
+            return False
+        return bool((p.mean == 0).all() and (p.stddev == 1).all())
+
+    @cached_property
+    def has_std(self) -> bool:
+        """Whether the standard deviation of the posterior has a closed form, as that of a blank image tells."""
+        blank = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
+        label = torch.zeros(1, dtype=torch.long, device=self.device)
+        with self.undisturbed(0):
+            return self.encode(Batch(blank, blank, label)).std is not None
 
     @contextmanager
     def undisturbed(self, seed: int) -> Iterator[None]:
@@ -216,34 +247,69 @@ class View:
     @torch.no_grad()
     def encode(self, batch: Batch) -> Codes:
         """Return the posteriors of a batch."""
-        q = self.vae.encode(batch.input)
+        context = self.vae.context(batch)
+        q = self.vae.encode(batch.input, context)
+        prior = self.vae.latent_prior(context) if self.has_density else None
+        kl = None if prior is None else kl_per_dimension(q, prior)
+        if self.is_hierarchy:
+            layer = next(self.vae.draw(batch).layers())  # of a sample
+            kl = layer[0] if layer.dim() == 3 else None
+        try:
+            std = q.stddev if self.has_density else None
+        except NotImplementedError:  # torch's word for what has no closed form
+            std = None
+        found = (self.vae.center(q), std, kl)
+        mean, std, kl = (None if each is None else each.float().cpu() for each in found)
+        assert mean is not None
         assert batch.label is not None
-        if not self.has_density:
-            return Codes(q.mean.float().cpu(), None, None, batch.label.cpu())
-        kl = kl_per_dimension(q, self.vae.prior(self.vae.encode))
-        known = None if kl is None else kl.float().cpu()
-        return Codes(q.mean.float().cpu(), q.stddev.float().cpu(), known, batch.label.cpu())
+        return Codes(mean, std, kl, batch.label.cpu(), None if context is None else context.cpu())
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """Return the mean reconstruction of a batch from the posterior's center (B, C, H, W), on the model's device."""
+        context = self.vae.context(batch)
+        return self.vae.reconstruct(self.vae.encode(batch.input, context), context).mean
+
+    def context(self, labels: Sequence[int]) -> Tensor | None:
+        """Return the context (N, ...) of the first test image of each class of a list; None where there is none.
+
+        Raises:
+            ValueError: for a class without a test image.
+        """
+        if not self.vae.is_conditional:
+            return None
+        classes = list(dict.fromkeys(labels))
+        context = self.vae.context(self.batch(torch.cat([self.chosen(1, [label]) for label in classes])))
+        assert context is not None
+        return context[[classes.index(label) for label in labels]]
 
     def codes(self, count: int) -> Codes:
         """Return the posteriors of `count` test images, evenly spread over the split, or of all that there are."""
         size = len(self.label)
         spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
         parts = [self.encode(self.batch(indices)) for indices in spread.split(CHUNK)]
-        mean, std, kl, label = (None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
-        assert mean is not None
-        assert label is not None
-        return Codes(mean, std, kl, label)
+        columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+        return Codes(*columns)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def decode(self, z: Tensor, sampled: bool = False) -> Tensor:
-        """Return the images of latents (..., D): the mean of p(x|z), or one sample of it (..., C, H, W); on the CPU."""
-        images = []
-        for part in z.reshape(-1, z.shape[-1]).split(CHUNK):
-            p = self.vae.decode(part.to(self.device, self.dtype))
-            images.append((p.sample() if sampled else p.mean).float().cpu())
-        flat = torch.cat(images)
-        return flat.view(*z.shape[:-1], *flat.shape[1:])
+    def decode(self, z: Tensor, context: Tensor | None = None, sampled: bool = False) -> Tensor:
+        """Return the images of latents (..., D): the mean of p(x|z), or one sample of it (..., C, H, W); on the CPU.
 
-    def prior_sample(self, count: int) -> Tensor:
-        """Return latents (count, D) from the prior."""
-        return self.vae.prior(self.vae.encode).sample(torch.Size([count])).float().cpu()
+        Args:
+            z: latents.
+            context: of a conditional model, (N, ...) for N latents in their order, or (1, ...) for all of them.
+            sampled: whether it is a sample.
+        """
+        images, flat = [], z.reshape(-1, z.shape[-1])
+        if context is not None:
+            context = context.expand(len(flat), *context.shape[1:]).to(self.device)
+        for start in range(0, len(flat), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            given = None if context is None else context[chunk]
+            p = self.vae.decode(flat[chunk].to(self.device, self.dtype), given)
+            images.append((p.sample() if sampled else p.mean).float().cpu())
+        every = torch.cat(images)
+        return every.view(*z.shape[:-1], *every.shape[1:])
+
+    def prior_sample(self, count: int, context: Tensor | None = None) -> Tensor:
+        """Return latents (count, D) from the prior, given contexts (count, ...) in a conditional model."""
+        return self.vae.sample_prior(count, None if context is None else context.to(self.device)).float().cpu()

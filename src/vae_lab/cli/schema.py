@@ -29,6 +29,7 @@ class Config:
     resume: Annotated[str, MinLen(1)] | None = None
     data: dict[str, Any] = MISSING
     noise: dict[str, Any] = MISSING
+    vae: dict[str, Any] = MISSING
     encoder: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
     posterior: dict[str, Any] = MISSING

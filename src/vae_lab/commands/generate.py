@@ -95,7 +95,7 @@ def figures(
             raise ConfigError(f"figures.{name}._target_={described[name]._target_} is no figure")
     values: Any = OmegaConf.to_container(config)
     common = {key: values[key] for key in COMMON if values[key] is not None}
-    useless = common.keys() - {key for drawing in drawings.values() for key in type(drawing).model_fields}
+    useless = common.keys() - {key for drawing in drawings.values() for key in drawing.options(view)}
     if useless and drawings and config.format is None:
         key = min(useless)
         raise ConfigError(f"{key}={common[key]} is an option of none of the figures {', '.join(drawings)}")
@@ -103,7 +103,7 @@ def figures(
         _ = view.label  # reads the data: what is wrong with them leaves no figure out, but ends here
     for name, drawing in drawings.items():
         try:
-            changed = drawing.changed(**{key: common[key] for key in common if key in type(drawing).model_fields})
+            changed = drawing.changed(**{key: common[key] for key in common if key in drawing.options(view)})
             if reason := changed.refuses(view):
                 raise ValueError(reason)
             changed.check(view)
@@ -121,23 +121,27 @@ def figures(
 def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     """Write samples from the prior, or of the classes in `labels`, and yield the file or the folder.
 
+    Those of a class are from p(z|c) in a conditional model, which takes the classes in turn where none is given; in
+    another model they are from the Gaussian of the class.
+
     `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
     `label` (N,) where classes were asked for. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
     """
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
     count = config.n or 64
-    classes: list[int] = []
     with view.undisturbed(config.seed or 0), build.blame("labels"):
-        if config.labels is None:
-            z = view.prior_sample(count)
+        labels = np.repeat(view.numbers(config.labels or []), count)  # (N,), empty where there is no class
+        if view.vae.is_conditional and not len(labels):
+            labels = np.resize(view.label.unique().numpy(), count)
+        context = view.context(labels.tolist())
+        if config.labels is None or context is not None:
+            z = view.prior_sample(len(labels) or count, context)
         else:
-            z, classes = ClassSamples(labels=list(config.labels)).sample(view, count)
-            z = z.flatten(0, 1)
-        images = {"mean": view.decode(z), "sample": view.decode(z, sampled=True)}
-    labels = np.repeat(classes, count)
+            z = ClassSamples(labels=list(config.labels)).sample(view, count)[0].flatten(0, 1)
+        images = {"mean": view.decode(z, context), "sample": view.decode(z, context, sampled=True)}
     if config.format == "npz":
-        arrays: dict[str, Any] = {"z": z, **images, **({"label": labels} if classes else {})}
+        arrays: dict[str, Any] = {"z": z, **images, **({"label": labels} if len(labels) else {})}
         with replacing(out / "samples.npz") as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
         yield out / "samples.npz"

@@ -61,8 +61,9 @@ def content(path: Path) -> dict[str, Any]:
     config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
     given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
     words, last_epoch = captions(path, config), {}
-    if not metrics and (rows := loggers.read_curves(path / "metrics.csv")):
+    if rows := loggers.read_curves(path / "metrics.csv"):
         last_epoch = {key: int(value) if key == "epoch" else float(value) for key, value in rows[-1].items() if value}
+    own = {key: value for key, value in last_epoch.items() if key.startswith("train/") and loggers.is_special(key)}
     figures, generated = [*drawn(path, words)], [*generated_since(path, words)]
     fit([*figures, *generated])
     command = ["python", "-m", "vae_lab.train"]
@@ -71,7 +72,8 @@ def content(path: Path) -> dict[str, Any]:
         "name": config.name,
         "model": title(config),
         "ended": bool(metrics),
-        "metrics": metrics or last_epoch,
+        "metrics": {**own, **metrics} if metrics else last_epoch,
+        "center": center(config),
         "given": given,
         "settings": list(settings(config)),
         "figures": figures,
@@ -89,7 +91,14 @@ def title(config: DictConfig) -> str:
     """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
     density = getattr(class_of(config.posterior), "has_density", True)  # a user's own class may not be here
-    return f"{in_words(likelihood, encoder, density, config.latent_dim)}, {data}"
+    model = "VAE" if config.vae == directory.SINCE["vae"] else class_name(config.vae)
+    return f"{in_words(likelihood, encoder, model, density, config.latent_dim)}, {data}"
+
+
+def center(config: DictConfig) -> str:
+    """Return what stands for a posterior in reconstructions, by the class of the model, or else of the posterior."""
+    names = [getattr(class_of(config[group]), "center_name", None) for group in ("vae", "posterior")]
+    return next((name for name in names if isinstance(name, str)), "posterior mean")
 
 
 def class_name(part: Any) -> str:

@@ -6,12 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
 from vae_lab.cli.text import relative, table
 from vae_lab.commands import report
+from vae_lab.data import ImageData
 from vae_lab.errors import ConfigError, one_line
 from vae_lab.figures import Figure
 from vae_lab.runs import Run, build_data, build_each, build_module, changes, directory, load
@@ -20,6 +22,7 @@ from vae_lab.runs.trainer import build_trainer
 from vae_lab.training import checkpoints, compiled, loggers
 from vae_lab.training.clock import Clock
 from vae_lab.training.figures import DrawFigures
+from vae_lab.training.module import VAEModule
 from vae_lab.view import View
 from vae_lab.workarounds import lightning
 
@@ -63,6 +66,8 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         for name, figure in figures.items():
             with blame(f"callbacks.{name}"):
                 figure.check(view)
+        if not begun:
+            start_from_data(module, data)
         made_with = directory.provenance()
         directory.create(path, config, overrides, made_with)
 
@@ -105,6 +110,15 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
             page = page_of(path) if trainer.is_global_zero else None
             say(f"results are in {relative(path)}" + (f": open {relative(page)}" if page else ""))
     return Run(path, config, module.eval(), data, metrics)
+
+
+def start_from_data(module: VAEModule, data: ImageData) -> None:
+    """Let the parts that have a method `init_from_data` set their parameters from the training's batches."""
+    for part in module.modules():
+        if hook := getattr(part, "init_from_data", None):
+            weight = next(module.parameters())
+            with blame("model"), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                hook(data.training_batches(weight.device, weight.dtype))
 
 
 def page_of(path: Path) -> Path | None:

@@ -167,6 +167,13 @@ class ImageData(LightningDataModule, ABC):
             seed_device(plan.seed, device)
             yield plan.indices, self.test_batch(plan.indices, device, dtype)
 
+    def training_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
+        """Yield the batches of the first epoch's training."""
+        assert self.train is not None, "setup() comes first"
+        for plan in Batches(len(self.train), self.batch_size, self.seed, shuffle=True):
+            seed_device(plan.seed, device)
+            yield self.batch(self.train[plan].to(device), True, dtype)
+
     def _test(self) -> Images:
         if self.test is None:
             self.prepare_data()

@@ -13,6 +13,7 @@ from vae_lab.figures.images import (
     Manifold,
     Reconstructions,
     Samples,
+    Transfer,
     Transition,
     Traversals,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Reconstructions",
     "Samples",
     "Title",
+    "Transfer",
     "Transition",
     "Traversals",
     "Tsne",

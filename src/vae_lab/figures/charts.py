@@ -84,33 +84,44 @@ def points(
     return titled(figure, title)
 
 
-def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Tensor], title: Title) -> Figure:
-    """Draw how numbers change over the epochs, in training and validation.
+def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Tensor]], title: Title) -> Figure:
+    """Draw how numbers change over the epochs, in training and validation; an objective's own terms come last.
 
     Args:
         rows: of each epoch `epoch` and what is known of it: `train/loss`, `val/elbo`, …
-        kl: the KL of each latent dimension (epochs, D) by `training` and `validation`, NaN where there is none.
+        kl: of each stochastic layer the KL of each latent (epochs, D) by `training` and `validation`, NaN where there
+            is none; the name of an only layer is empty.
         title: of the figure.
     """
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
     kinds |= {"mse": "MSE", "kl": "KL (nats)"}
-    known = {name for row in rows for name in kinds for stage in ("train", "val") if _of(row, f"{stage}/{name}")}
-    first = [name for name in kinds if name in known and name != "kl"]
-    second = [*(["kl"] if "kl" in known else []), *kl]  # below one another, so that what the KL does is seen at once
+    terms = list(dict.fromkeys(_term(name) for row in rows for name in row if name.startswith(("train/", "val/"))))
+    heats: dict[str, list[Any]] = {"kl": []}
+    heats |= {f"kl_{layer}" if layer else "kl": [(layer, stage) for stage in kl[layer]] for layer in kl}
+    own = [name for name in terms if name not in (*kinds, *heats, "seconds", "lr")]
+    lines: list[list[Any]] = [
+        [name for name in kinds if name in terms and name not in heats],
+        # below one another, so that what the KL does is seen at once
+        *([*([name] if name in terms else []), *of_layer] for name, of_layer in heats.items()),
+        *(own[start : start + 4] for start in range(0, len(own), 4)),
+    ]
+    lines = [line for line in lines if line]
     wide, high = 300, 220
     right, down = wide + 75, high + 62
-    lines = 2 if second else 1
-    figure = canvas(max(len(first), len(second)) * right - 75, lines * down - 62)
-    for line, names in enumerate((first, second)):
-        for place, name in enumerate(names):
+    figure = canvas(max(map(len, lines)) * right - 75, len(lines) * down - 62)
+    for line, panels in enumerate(lines):
+        for place, panel in enumerate(panels):
             x, y = place * right, line * down
-            if name in kinds:
+            if isinstance(panel, str):
                 axes = add_axes(figure, x, y, wide, high)
-                _over_epochs(axes, rows, name)
-                axes.set_title(kinds[name], size=9, loc="left")
+                _over_epochs(axes, rows, panel)
+                layer = panel.removeprefix("kl_")
+                other = panel if layer == panel else f"KL of {in_words(layer)} (nats)"
+                axes.set_title(kinds.get(panel, other), size=9, loc="left")
             else:
+                layer, stage = panel
                 axes = add_axes(figure, x, y, wide - 16, high)
-                _heat(axes, add_axes(figure, x + wide - 8, y, 8, high), kl, name)
+                _heat(axes, add_axes(figure, x + wide - 8, y, 8, high), kl[layer], layer, stage)
             axes.set_xlabel("epoch", size=8)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return titled(figure, title)
@@ -133,8 +144,8 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
     axes.legend(frameon=False, fontsize=8, loc="best")
 
 
-def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:
-    """Draw the KL of each dimension over the epochs, ordered and coloured alike for all stages."""
+def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
+    """Draw the KL of each dimension of a layer over the epochs, ordered and coloured alike for all stages."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may have no validation
     order = final[-1].argsort(descending=True)
     highest = max(float(values.nan_to_num(0).max()) for values in kl.values())
@@ -143,7 +154,8 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:
     values = kl[stage][:, order].T.numpy()
     look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": highest}
     shown = axes.imshow(values, extent=box, **look)
-    axes.set_title(f"KL of each latent (nats), {stage}", size=9, loc="left")
+    of_layer = f" of {in_words(layer)}" if layer else ""
+    axes.set_title(f"KL of each latent{of_layer} (nats), {stage}", size=9, loc="left")
     if dimensions <= 20:
         axes.set_yticks(range(dimensions), [f"z{number}" for number in order.tolist()])
     else:
@@ -156,3 +168,13 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], stage: str) -> None:
 def _of(row: Mapping[str, float], name: str) -> list[float]:
     """Return a number of a row, whether a density is behind it or not; nothing where it is not known."""
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
+
+
+def in_words(layer: str) -> str:
+    """Return the name of a stochastic layer: `layer 1` of `layer1`."""
+    return layer.replace("layer", "layer ")
+
+
+def _term(name: str) -> str:
+    """Return what a number is of, without its stage: `kl` of `val/kl`."""
+    return name.partition("/")[2].removesuffix("_unnormalised")

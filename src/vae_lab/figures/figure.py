@@ -57,6 +57,10 @@ class Figure(BaseModel, ABC):
     def figure(self, view: View) -> Drawn:
         """Return the figure, with the model in evaluation and random numbers from the seed."""
 
+    def options(self, view: View) -> set[str]:
+        """Return the names of the options that matter for a model."""
+        return set(type(self).model_fields)
+
     def refuses(self, view: View) -> str | None:
         """Return why the figure cannot be drawn of a model; None where it can. Data are not read for it."""
         return None

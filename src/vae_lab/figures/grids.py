@@ -127,15 +127,22 @@ def turn_if_wider(axes: Axes, width: int) -> None:
 
 
 def latent_bars(
-    images: Tensor, mean: Tensor, std: Tensor | None, reconstructions: Tensor, title: Title, scale: int | None = None
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor | None,
+    reconstructions: Tensor,
+    center: str,
+    title: Title,
+    scale: int | None = None,
 ) -> Figure:
-    """Draw how images pass through the latent space: the image, its posterior's mean with σ as bars, what comes back.
+    """Draw how images pass through the latent space: the image, its posterior's center and σ as bars, what comes back.
 
     Args:
         images: what the encoder sees (N, C, H, W).
-        mean: of the posterior of each (N, D).
-        std: standard deviation of it (N, D); None for a point.
+        mean: center of the posterior of each (N, D).
+        std: standard deviation of it (N, D); None for none.
         reconstructions: (N, C, H, W).
+        center: what `mean` is called.
         title: of the figure.
         scale: pixels of the figure that a pixel of an image gets; None for what can be seen.
     """
@@ -155,7 +162,7 @@ def latent_bars(
         axes.set(ylim=(-reach, reach), xlim=(-0.6, mean.shape[1] - 0.4))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
         if row == 0:
-            names = ("input", "code" if std is None else "posterior mean ± σ", "reconstruction")
+            names = ("input", center if std is None else f"{center} ± σ", "reconstruction")
             for each, name in zip((given, axes, back), names, strict=True):
                 each.set_title(name, size=8, color=INK, loc="left")
         if row < count - 1:

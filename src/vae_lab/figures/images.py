@@ -1,5 +1,6 @@
 """Figures of images: reconstructions, and images of latents."""
 
+from abc import ABC
 from collections.abc import Sequence
 from math import ceil
 from typing import Annotated, ClassVar, Self
@@ -21,8 +22,32 @@ Side = Annotated[int, Field(ge=1, le=100)]  # of a square of images: more cannot
 Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
 
 
+class OfClasses(Grid, ABC):
+    """What figures share that show the images of a conditional model class by class.
+
+    Args:
+        labels: of a conditional model the classes, None for all; each has the context of its first test image.
+    """
+
+    labels: Labels | None = None
+
+    def options(self, view: View) -> set[str]:
+        return super().options(view) - (set() if view.vae.is_conditional else {"labels"})
+
+    def refuses(self, view: View) -> str | None:
+        if self.labels is None or view.vae.is_conditional:
+            return None
+        return f"labels={list(self.labels)} chooses the context of a conditional model, and this one has none"
+
+    def classes(self, view: View) -> list[int]:
+        """Return the numbers of the classes to show; none for a model that is not conditional."""
+        if not view.vae.is_conditional:
+            return []
+        return view.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
+
+
 class Reconstructions(Grid):
-    """Test images, their mean reconstruction E[x|z] at the posterior's mean, and one x ~ p(x|z) with z ~ q(z|x).
+    """Test images, their reconstruction E[x|z] at the posterior's center, and one x ~ p(x|z) with z ~ q(z|x).
 
     The encoder's input is shown as well where it is another image than the target.
 
@@ -45,19 +70,19 @@ class Reconstructions(Grid):
     def figure(self, view: View) -> Drawn:
         indices = view.chosen(self.n, None if self.labels is None else view.numbers(self.labels))
         batch = view.batch(indices)
-        q = view.vae.encode(batch.input)
+        context = view.vae.context(batch)
+        q = view.vae.encode(batch.input, context)
         rows = {"truth": batch.target.float().cpu()}
         if not torch.equal(batch.input, batch.target):
             rows["input"] = batch.input.float().cpu()
-        rows["mean"] = view.decode(q.mean)
-        rows["sample"] = view.decode(q.sample(), sampled=True)
+        rows["mean"] = view.decode(view.vae.center(q), context)
+        rows["sample"] = view.decode(q.sample(), context, sampled=True)
         names, panels = view.names(indices), []
         for start in range(0, len(indices), self.columns):
             block = slice(start, start + self.columns)
             panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
-        point = "z from the encoder" if not view.has_density else "z = the posterior's mean"
         drawn = "the same z" if not view.has_density else "z drawn from the posterior"
-        caption = f"mean: E[x|z] at {point}. sample: one x drawn from p(x|z), {drawn}. Test images."
+        caption = f"mean: E[x|z] at the {view.center}. sample: one x drawn from p(x|z), {drawn}. Test images."
         return grids(panels, Title("Reconstructions", view.name, caption), self.scale)
 
 
@@ -85,20 +110,24 @@ class Denoising(Grid):
         noisy = batch.input
         if not getattr(view.data.noise, "in_evaluation", False):
             noisy = view.data.noise.to(noisy)(noisy)
-        restored = view.decode(view.vae.encode(noisy).mean)
+        codes = view.encode(batch._replace(input=noisy))
+        restored = view.decode(codes.mean, codes.context)
         original, noisy = batch.target.float().cpu(), noisy.float().cpu()
         before, after = (float(squared_error(images, original).mean()) for images in (noisy, restored))
         rows = ["original", f"noisy, MSE {before:.4f}", f"restored, MSE {after:.4f}"]
         panel = Panel(torch.stack([original, noisy, restored]), "", rows, view.names(indices))
         kind = type(view.data.noise).__name__
         caption = (
-            f"Test images with noise ({kind}) and their mean reconstruction; MSE over these {len(indices)} images."
+            f"Test images with noise ({kind}) and their reconstruction E[x|z] at the {view.center}; MSE over these "
+            f"{len(indices)} images."
         )
         return grids([panel], Title("Denoising", view.name, caption), self.scale)
 
 
-class Samples(Grid):
+class Samples(OfClasses):
     """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
+
+    Of a conditional model each row is a class.
 
     Args:
         n: number of images, laid out as a square, at most 10,000.
@@ -112,19 +141,28 @@ class Samples(Grid):
     n: Annotated[int, Field(ge=1, le=10_000)] = 64
 
     def refuses(self, view: View) -> str | None:
-        return None if view.has_density else "an autoencoder has no prior to draw from"
+        return super().refuses(view) if view.has_density else "an autoencoder has no prior to draw from"
 
     def figure(self, view: View) -> Drawn:
-        z = view.prior_sample(self.n)
+        classes = self.classes(view)
+        each = max(1, self.n // max(1, len(classes)))  # of a class
+        context = view.context([number for number in classes for _ in range(each)])
+        z = view.prior_sample(len(classes) * each or self.n, context)
         panels = [
-            Panel(square(view.decode(z)), "mean E[x|z]"),
-            Panel(square(view.decode(z, sampled=True)), "sample x ~ p(x|z)"),
+            Panel(images.unflatten(0, (-1, each)) if classes else square(images), words, rows)
+            for words, images, rows in (
+                ("mean E[x|z]", view.decode(z, context), [view.class_names[number] for number in classes]),
+                ("sample x ~ p(x|z)", view.decode(z, context, sampled=True), []),
+            )
         ]
-        return grids(panels, Title("Samples, z from the prior", view.name), self.scale, across=2)
+        caption = f"Each row is a class: x ~ p(x|z, c) with z ~ p(z|c). {view.whose_context}" if classes else ""
+        return grids(panels, Title("Samples, z from the prior", view.name, caption), self.scale, across=2)
 
 
-class Manifold(Grid):
+class Manifold(OfClasses):
     """Images of a grid in two latent dimensions, the others 0: Figure 4 of Kingma & Welling (arXiv 1312.6114).
+
+    Of a conditional model there is a grid for each class, with half as many steps.
 
     Args:
         n: steps in each direction, at most 100.
@@ -152,24 +190,31 @@ class Manifold(Grid):
         return self
 
     def refuses(self, view: View) -> str | None:
-        if max(self.dimensions) < view.latent_dim:
-            return None
-        return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
+        if max(self.dimensions) >= view.latent_dim:
+            return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
+        if self.reach is None and view.is_hierarchy:
+            return "its prior is a hierarchy, whose first layer has no quantiles: give a reach"
+        return super().refuses(view)
 
     def figure(self, view: View) -> Drawn:
+        classes = self.classes(view)
+        steps = ceil(self.n / 2) if classes else self.n
         if self.reach is None:
-            values, where = latents.quantiles(self.n, *self.quantiles), "at even quantiles of a standard normal"
+            values, where = latents.quantiles(steps, *self.quantiles), "at even quantiles of a standard normal"
         else:
-            values, where = torch.linspace(-self.reach, self.reach, self.n), "evenly"
+            values, where = torch.linspace(-self.reach, self.reach, steps), "evenly"
         across, up = self.dimensions
         rest = ", the others 0" if view.latent_dim > 2 else ""
         caption = (
             f"z{across} from left to right, z{up} from bottom to top, each from {float(values[0]):.2f} to "
             f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean E[x|z]."
         )
-        panel = Panel(view.decode(latents.plane(values, view.latent_dim, self.dimensions)))
+        z = latents.plane(values, view.latent_dim, self.dimensions)
+        panels = [Panel(view.decode(z, view.context([number])), view.class_names[number]) for number in classes]
         what = "Manifold" if view.latent_dim == 2 else f"Sweep over z{across} and z{up}"
-        return grids([panel], Title(what, view.name, caption), self.scale, gap=0)
+        caption += f" {view.whose_context}" if classes else ""
+        title = Title(what, view.name, caption)
+        return grids(panels or [Panel(view.decode(z))], title, self.scale, gap=0, across=ceil(len(classes) ** 0.5) or 1)
 
 
 class Interpolation(Grid):
@@ -189,17 +234,24 @@ class Interpolation(Grid):
     steps: Annotated[int, Field(ge=2)] = 12
 
     def figure(self, view: View) -> Drawn:
-        (first, last), images, names = ends(view, self.labels)
+        (first, last), images, names, context = ends(view, self.labels)
         paths = {"linear": latents.linear(first, last, self.steps)}
         circle = latents.spherical(first, last, self.steps)
         if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
             paths["spherical"] = circle
-        decoded = view.decode(torch.stack([*paths.values()]))  # (2, steps, C, H, W)
-        left, right = (image.expand(len(paths), 1, *image.shape) for image in images)
+        z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
+        if context is not None and names[0] != names[1]:  # each path with the context of either end
+            z, rows = z.repeat(2, 1, 1), [f"{path}, as {name}" for name in names for path in paths]
+            context = context.repeat_interleave(len(paths) * self.steps, 0)
+        elif context is not None:
+            context = context[:1]
+        decoded = view.decode(z, context)  # (rows, steps, C, H, W)
+        left, right = (image.expand(len(rows), 1, *image.shape) for image in images)
         framed = torch.cat([left, decoded, right], 1)
         columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
-        panel = Panel(framed, "", [*paths], columns)
+        panel = Panel(framed, "", rows, columns)
         caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
+        caption += f" {view.whose_context}" if context is not None else ""
         return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 
@@ -219,11 +271,14 @@ class Transition(Grid):
     n: Side = 15
 
     def figure(self, view: View) -> Drawn:
-        (first, last), _, names = ends(view, self.labels)
+        (first, last), _, names, context = ends(view, self.labels)
         z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
         caption = f"In even steps along the line between their {view.where}, to be read line by line."
+        if context is not None:
+            context = context[(2 * torch.arange(self.n**2) >= self.n**2).long()]
+            caption += " The first half has the context of the first image, the rest that of the last."
         what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
-        return grids([Panel(view.decode(z))], Title(what, view.name, caption), self.scale)
+        return grids([Panel(view.decode(z, context))], Title(what, view.name, caption), self.scale)
 
 
 class Traversals(Grid):
@@ -259,17 +314,17 @@ class Traversals(Grid):
         activity, unit = (codes.mean.var(0), "variance") if codes.kl is None else (codes.kl.mean(0), "KL")
         order = activity.argsort(descending=True)[: self.n].tolist()
         label = None if self.label is None else view.numbers([self.label])
-        start = view.encode(view.batch(view.chosen(1, label))).mean[0]
+        start = view.encode(view.batch(view.chosen(1, label)))
         values = torch.linspace(-self.reach, self.reach, self.steps)
         rows = [f"z{dimension}, {unit} {float(activity[dimension]):.2f}" for dimension in order]
         columns = [f"{value:.1f}" for value in values.round(decimals=3).add(0.0).tolist()]
-        panel = Panel(view.decode(latents.sweep(start, values, order)), "", rows, columns)
+        panel = Panel(view.decode(latents.sweep(start.mean[0], values, order), start.context), "", rows, columns)
         of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
         measured = "in nats" if unit == "KL" else f"of the {view.where}"
         caption = (
             f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
-            f"image has them. Beside it: its {unit} {measured}, over {len(codes.label):,} images. "
-            "Shown is the mean E[x|z]."
+            f"image has them, at its {view.center}. Beside it: its {unit} {measured}, over {len(codes.label):,} "
+            "images. Shown is the mean E[x|z]."
         )
         return grids([panel], Title("Traversals", view.name, caption), self.scale)
 
@@ -293,7 +348,9 @@ class ClassSamples(Grid):
     images: PositiveInt = 5000
 
     def refuses(self, view: View) -> str | None:
-        return None if view.has_density else "the posterior of an autoencoder has no variance"
+        if not view.has_density:
+            return "the posterior of an autoencoder has no variance"
+        return None if view.has_std else "the variance of the posterior has no closed form"
 
     def sample(self, view: View, n: int) -> tuple[Tensor, list[int]]:
         """Return latents (C, n, D) from the Gaussian of each class, and the numbers of the classes."""
@@ -307,21 +364,59 @@ class ClassSamples(Grid):
         z, classes = self.sample(view, self.n)
         rows = [view.class_names[each] for each in classes]
         caption = (
-            "z from each class's Gaussian: mean of the posterior means, mean of the posterior variances of its images "
+            f"z from each class's Gaussian: mean of the {view.where}, mean of the posterior variances of its images "
             f"among {min(self.images, len(view.label)):,} test images. Shown is the mean E[x|z]."
         )
-        return grids([Panel(view.decode(z), "", rows)], Title("Samples of each class", view.name, caption), self.scale)
+        context = view.context([number for number in classes for _ in range(self.n)])
+        images = view.decode(z, context)
+        return grids([Panel(images, "", rows)], Title("Samples of each class", view.name, caption), self.scale)
 
 
-def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the latents (2, D), the images (2, C, H, W) and the classes of test images of two classes."""
+class Transfer(Grid):
+    """Test images, and the z of each with the context of every class: what a conditional model keeps in z.
+
+    Args:
+        labels: classes, None for all, or the first 20 of more.
+    """
+
+    quiet: ClassVar[bool] = True
+    look_for: ClassVar[str] = (
+        "Each column should be its class, and each row one style, such as slant and thickness. A row that stays the "
+        "class of its image says that z holds the class, and the decoder ignores the context."
+    )
+    name: str = "transfer"
+    labels: Labels | None = None
+
+    def refuses(self, view: View) -> str | None:
+        return None if view.vae.is_conditional else "the model is not conditional: there is no context to change"
+
+    def figure(self, view: View) -> Drawn:
+        classes = view.label.unique().tolist()[:20] if self.labels is None else view.numbers(self.labels)
+        batch = view.batch(torch.cat([view.chosen(1, [each]) for each in classes]))
+        names, count = [view.class_names[each] for each in classes], len(classes)
+        z = view.encode(batch).mean.unsqueeze(1).expand(-1, count, -1)
+        images = view.decode(z, view.context(classes * count))
+        panel = Panel(torch.cat([batch.target.float().cpu().unsqueeze(1), images], 1), "", names, ["truth", *names])
+        caption = (
+            f"Rows: a test image of each class, and its {view.center} with the context of each class. "
+            f"{view.whose_context} Shown is the mean E[x|z]."
+        )
+        return grids([panel], Title("Transfer", view.name, caption), self.scale)
+
+
+def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
+    """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of test images of two classes.
+
+    The contexts are None for a model that is not conditional.
+    """
     present = view.label.unique().tolist()
     first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
     indices = view.chosen(2, [first]) if first == last else torch.cat([view.chosen(1, [k]) for k in (first, last)])
     if len(indices) < 2:
         raise ValueError(f"the test split has one image of {view.class_names[first]}, and two are needed")
     batch = view.batch(indices)
-    return view.encode(batch).mean, batch.target.float().cpu(), view.names(indices)
+    codes = view.encode(batch)
+    return codes.mean, batch.target.float().cpu(), view.names(indices), codes.context
 
 
 def square(images: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class ClassMse(Grid):
         mse, images = view.errors.classes
         names = view.class_names
         caption = (
-            f"Mean squared error per pixel of the reconstruction E[x|z] at the posterior's mean, {int(images.sum()):,} "
+            f"Mean squared error per pixel of the reconstruction E[x|z] at the {view.center}, {int(images.sum()):,} "
             f"test images; over all images it is {float(view.errors.error.double().mean()):.4f}."
         )
         examples = None if len(names) > MOST_SHOWN else self.extremes(view)
@@ -92,7 +92,7 @@ class ClassMse(Grid):
         for indices, batch in view.data.test_batches(view.device, view.dtype):
             here = [row for row, place in enumerate(indices.tolist()) if place in places]
             if here:
-                mean = view.vae.reconstruct(view.vae.encode(batch.input)).mean
+                mean = view.reconstruct(batch)
                 for row in here:
                     found[int(indices[row])] = torch.stack([batch.target[row], mean[row]]).float().cpu()
         return found

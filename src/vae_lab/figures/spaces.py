@@ -85,7 +85,7 @@ class Tsne(Figure):
 
 
 class LatentBars(Grid):
-    """Test images, the mean and σ of their posterior as bars, and their mean reconstruction.
+    """Test images, the center and σ of their posterior as bars, and their reconstruction from the center.
 
     Args:
         n: number of images, of each class in turn.
@@ -102,5 +102,7 @@ class LatentBars(Grid):
         indices = view.chosen(self.n)
         batch = view.batch(indices)
         codes, images = view.encode(batch), batch.input.float().cpu()
-        title = Title("Through the latent space", view.name, "Test images. Shown is the mean E[x|z].")
-        return latent_bars(images, codes.mean, codes.std, view.decode(codes.mean), title, self.scale)
+        caption = f"Test images. Shown is the mean E[x|z] at the {view.center}."
+        title = Title("Through the latent space", view.name, caption)
+        back = view.decode(codes.mean, codes.context)
+        return latent_bars(images, codes.mean, codes.std, back, view.center, title, self.scale)

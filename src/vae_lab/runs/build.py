@@ -24,7 +24,7 @@ from vae_lab.checks import checked, in_one_line
 from vae_lab.data import ImageData
 from vae_lab.data.images import ImageShape
 from vae_lab.errors import ConfigError, one_line
-from vae_lab.model import VAE, Batch, Conditional, Head
+from vae_lab.model import BaseVAE, Batch, Head, Network, Parts, Shape
 from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
 from vae_lab.workarounds import onednn
@@ -41,19 +41,20 @@ def build_module(config: DictConfig) -> VAEModule:
     """
     part("data", config.data)  # or it has no shape either
     with blame("data"):
-        image, latent = image_shape(shape=plain(config.data).get("shape")), (config.latent_dim,)
+        image = image_shape(shape=plain(config.data).get("shape"))
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
     for group, head in {"posterior": posterior, "likelihood": likelihood}.items():
         if not isinstance(head, Head):
             raise ConfigError(f"{group}._target_={config[group]._target_}: must derive from vae_lab.Head")
-    with blame("encoder"):
-        encoder = Conditional(build(config, "encoder"), posterior, image, latent)
-    with blame("decoder"):
-        decoder = Conditional(build(config, "decoder"), likelihood, latent, image)
+    encoder, decoder = (blamed(build(config, group), group) for group in ("encoder", "decoder"))
+    make = build(config, "vae", _partial_=True)  # Hydra would make a dictionary of the parts
+    with blame("vae"):
+        vae = make(Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim))
+    if not isinstance(vae, BaseVAE):
+        raise ConfigError(f"vae._target_={config.vae._target_}: must derive from vae_lab.BaseVAE")
     objective = build(config, "objective")
     if config.compile and isinstance(objective, nn.Module):
         raise ConfigError(f"compile=true takes no objective with weights of its own, as {type(objective).__name__} has")
-    vae = VAE(encoder, decoder, prior)
     onednn.use(vae)
     optimizer = build(config, "optimizer")
     module = VAEModule(vae, objective, optimizer, build(config, "scheduler") if config.scheduler else None)
@@ -61,18 +62,24 @@ def build_module(config: DictConfig) -> VAEModule:
     with blame("optimizer"):
         if str(config.optimizer._target_).startswith("torch."):  # the user's own may have other rules
             check_optimizer(**plain(config.optimizer))
-        module.optimizer(module.parameters())
+        optimizer = module.optimizer(module.trained())
+    with blame("objective.optimizer_options"):
+        check_optimizer(**(own := getattr(objective, "optimizer_options", {})))
+        if unknown := own.keys() - optimizer.defaults.keys():
+            raise ValueError(
+                f"unknown key {min(unknown)}: {config.optimizer._target_} has {', '.join(optimizer.defaults)}"
+            )
     with blame("scheduler"):
         module.configure_optimizers()
     with blame("model"), torch.no_grad():
         pixels = torch.zeros(2, *image)
-        module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2)))
+        module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
     if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
         raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
     with blame("trainer"):
         if str(config.trainer._target_).startswith("pytorch_lightning."):
             check_trainer(**plain(config.trainer))
-    check(config, module)
+    check(config, module, likelihood)
     if config.compile:
         module.objective = Compiled(objective)
     return module.train()
@@ -145,9 +152,19 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         raise ConfigError(group + reason) from error
 
 
-def check(config: DictConfig, module: VAEModule) -> None:
+def blamed(network: Network, group: str) -> Network:
+    """Return a network's constructor whose refusals name the group, whichever model class calls it."""
+
+    def make(in_shape: Shape, out_shape: Shape, **options: Any) -> nn.Module:
+        with blame(group):
+            return network(in_shape, out_shape, **options)
+
+    return make
+
+
+def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
     """Check how parts go together that know their own values alone, before any data are read."""
-    if getattr(module.objective, "needs_density", False) and not module.vae.encoder.has_density:
+    if getattr(module.objective, "needs_density", False) and not module.vae.has_density:
         raise ConfigError(
             f"objective={config.objective._target_} needs a posterior with a density, and "
             f"{config.posterior._target_} has none: use posterior=normal, or objective=reconstruction"
@@ -165,8 +182,7 @@ def check(config: DictConfig, module: VAEModule) -> None:
             f"trainer.max_epochs={config.trainer.max_epochs} is more than scheduler.T_max={scheduler.T_max}, where the "
             "cosine ends: the learning rate would rise again"
         )
-    likelihood, name = module.vae.decoder.head, config.likelihood._target_
-    binarize, shape = config.data.binarize, list(config.data.shape)
+    name, binarize, shape = config.likelihood._target_, config.data.binarize, list(config.data.shape)
     if likelihood.support is None:
         raise ConfigError(f"likelihood._target_={name} must state the `support` of its pixels")
     binary_only = likelihood.support is constraints.boolean

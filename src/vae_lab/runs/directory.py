@@ -30,6 +30,7 @@ RENAMED = {  # how the names of our classes began in the files of a run, and beg
     "vae_lab.loggers.": "vae_lab.training.loggers.",
     "vae_lab.schedulers.": "vae_lab.training.schedulers.",
 }
+SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # what runs have that say nothing of it, because they are older
 OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
 
 
@@ -115,7 +116,7 @@ def stored_config(path: Path) -> DictConfig:
     if is_new(path):
         raise DataError(f"{path} is no run: it holds no config.yaml")
     config = read_yaml(path / "config.yaml")
-    optional = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
+    optional = SINCE | {field.name: field.default for field in fields(Config) if field.default is not MISSING}
     if not isinstance(config, DictConfig) or not Config.__dataclass_fields__.keys() - optional.keys() <= set(config):
         raise DataError(f"{path / 'config.yaml'} is damaged")
     return DictConfig(OmegaConf.merge(optional, config))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_lab.errors import ConfigError
-from vae_lab.model import VAE, Batch
+from vae_lab.model import BaseVAE, Batch
 from vae_lab.objectives import Terms
 
 
@@ -20,11 +20,11 @@ class Compiled:
         objective: any other.
     """
 
-    def __init__(self, objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]]) -> None:
+    def __init__(self, objective: Callable[[BaseVAE, Batch, int], tuple[Tensor, Terms]]) -> None:
         self.objective = self.compiled = objective
         self.size = 0  # of the batches that it is compiled for
 
-    def __call__(self, vae: VAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
+    def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         size = len(batch.target)
         if not self.size:
             self.size = size

@@ -84,11 +84,11 @@ class DrawFigures(Callback):
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
-            f"{name.partition('/')[0]}/{number}": value
+            f"{name.removesuffix('_per_dimension').replace('/kl_', '/').replace('/kl', '')}/{number}": value
             for name, values in self.module.vectors.items()
-            if name.endswith("/kl_per_dimension")
+            if name.partition("/")[2].startswith("kl")
             for number, value in enumerate(values)
-        }
+        }  # train/0, or train/z1/0 where there are several layers
         with warned("curves", self.module.epoch):
             table = loggers.Curves(self.folder / loggers.KL_FILE)  # which writes on rank 0 alone
             table.log_metrics({"epoch": self.module.epoch, **found}, step=trainer.global_step)

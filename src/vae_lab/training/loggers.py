@@ -16,12 +16,14 @@ from PIL import Image
 from pytorch_lightning.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from vae_lab.errors import ConfigError, DataError, one_line
 from vae_lab.files import replacing
 from vae_lab.view import History
 
 KL_FILE = "kl_per_dimension.csv"
+USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # what every model may have
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +82,22 @@ class Lines(_Rows):
     def add(self, row: dict[str, Any], step: int | None) -> None:
         epoch = row["epoch"]
         if epoch % self.every == 0 or epoch in (1, self.epochs):
-            shown = ("train/loss", "val/elbo", "val/log_likelihood", "val/kl", "val/mse", "train/seconds")
+            shown = ("train/loss", "val/elbo", "val/log_likelihood", "val/kl", "val/mse")
             names = [name for start in shown for name in row if name.removesuffix("_unnormalised") == start]
+            names += [name for name in row if is_special(name)]
+            names += ["train/seconds"] if "train/seconds" in row else []
             numbers = "  ".join(f"{name} {row[name]:.5g}" for name in names)
             log.info("epoch %*d/%d  %s", len(str(self.epochs)), epoch, self.epochs, numbers)
+
+
+def is_special(name: str) -> bool:
+    """Tell whether a number is one of an objective's own, or of a layer: `train/tc`, `val/kl_layer1`.
+
+    Of the two stages that layers have it is validation.
+    """
+    stage, _, term = name.partition("/")
+    usual = term.removesuffix("_unnormalised") in USUAL
+    return stage in ("train", "val") and not usual and not name.startswith("train/kl_layer")
 
 
 @contextmanager
@@ -139,15 +153,23 @@ def read_history(folder: Path) -> History:
     """Return the epochs of the run in a folder, from its `metrics.csv` and `kl_per_dimension.csv`."""
     rows = [{name: float(value) for name, value in row.items() if value} for row in read_curves(folder / "metrics.csv")]
     found = {int(row["epoch"]): row for row in read_curves(folder / KL_FILE)}
-    kl = {}
-    for stage, words in (("train", "training"), ("val", "validation")):
-        names = {name for row in found.values() for name in row if name.startswith(f"{stage}/")}
-        order = sorted(names, key=lambda name: int(name.partition("/")[2]))
-        table = [[float(found.get(int(row["epoch"]), {}).get(name) or "nan") for name in order] for row in rows]
+    columns: dict[tuple[str, str], list[str]] = {}  # of each layer and stage, in the order of the latents
+    for name in sorted({name for row in found.values() for name in row if "/" in name}, key=latent):
+        stage, *layer, _ = name.split("/")
+        columns.setdefault(("".join(layer), stage), []).append(name)
+    kl: dict[str, dict[str, Tensor]] = {}
+    for (name, stage), order in columns.items():
+        table = [[float(found.get(int(row["epoch"]), {}).get(column) or "nan") for column in order] for row in rows]
         values = torch.tensor(table)
         if not values.isnan().all():
-            kl[words] = values
+            kl.setdefault(name, {})["training" if stage == "train" else "validation"] = values
     return History(rows, kl)
+
+
+def latent(column: str) -> tuple[str, str, int]:
+    """Return what the columns of `kl_per_dimension.csv` are ordered by: layer, stage, number of the latent."""
+    stage, *layer, number = column.split("/")
+    return "".join(layer), stage, int(number)
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lab.errors import NonFiniteError
 from vae_lab.metrics import Sums, squared_error
-from vae_lab.model import VAE, Batch
+from vae_lab.model import BaseVAE, Batch
 from vae_lab.objectives import Terms, elbo_terms
 from vae_lab.training.schedulers import Plateau
 from vae_lab.workarounds.lightning import QuickHookName
@@ -24,21 +24,22 @@ class VAEModule(QuickHookName, LightningModule):
     """Trains a VAE, and reports ELBO, likelihood, KL and squared error in validation and test.
 
     Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
-    image; `mse` is that of the mean reconstruction, decoded from the posterior's mean. With a likelihood that is none,
-    such as the cross-entropy of grey values, all but the KL, the squared error and the loss is called `…_unnormalised`.
+    image; `mse` is that of the reconstruction from the posterior's center. With a likelihood that is none, such as the
+    cross-entropy of grey values, all but the KL, the squared error and the loss is called `…_unnormalised`.
 
     Args:
         vae: the model.
-        objective: called with (vae, batch, step), returns the loss and terms per image (B,).
+        objective: called with (vae, batch, step), returns the loss and terms per image (B,). One with weights of its
+            own, such as a discriminator, may have `optimizer_options`, such as `{"lr": 1e-4}`, for them.
         optimizer: called with the parameters, returns an optimizer.
         scheduler: called with the optimizer, returns a learning-rate scheduler that steps every epoch; None for none.
     """
 
     def __init__(
         self,
-        vae: VAE,
-        objective: Callable[[VAE, Batch, int], tuple[Tensor, Terms]],
-        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] = torch.optim.Adam,
+        vae: BaseVAE,
+        objective: Callable[[BaseVAE, Batch, int], tuple[Tensor, Terms]],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] = torch.optim.Adam,
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     ) -> None:
         super().__init__()
@@ -57,12 +58,23 @@ class VAEModule(QuickHookName, LightningModule):
     @property
     def best_metric(self) -> str:
         """Metric of a validation that tells the best checkpoint."""
-        if not self.vae.encoder.has_density:
+        if not self.vae.has_density:
             return "val/mse"
         return f"val/elbo{self.ending}"
 
+    def trained(self) -> Iterable[Any]:
+        """Return the parameters to train, in groups where those of the objective have options of their own.
+
+        Lightning's automatic optimization, which clipping, accumulation and precision need, steps one optimizer.
+        """
+        options = getattr(self.objective, "optimizer_options", None)
+        if options is None:
+            return self.parameters()
+        assert isinstance(self.objective, torch.nn.Module)
+        return [{"params": self.vae.parameters()}, {"params": self.objective.parameters(), **options}]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(self.trained())
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
@@ -116,11 +128,11 @@ class VAEModule(QuickHookName, LightningModule):
     def evaluate(self, batch: Batch) -> Terms:
         """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL.
 
-        `kl_per_dimension` (B, D) is there as well where the KL has a closed form.
+        `elbo_terms` says what else is there: the KL of each dimension, and of each layer.
         """
         draw = self.vae.draw(batch)
-        mse = squared_error(self.vae.reconstruct(draw.q).mean, batch.target)
-        return {**self.labelled(elbo_terms(draw)), "mse": mse}
+        mean = self.vae.reconstruct(draw.q, self.vae.context(batch)).mean
+        return {**self.labelled(elbo_terms(draw)), "mse": squared_error(mean, batch.target)}
 
     def labelled(self, terms: Terms) -> Terms:
         """Return terms under the names that they are reported by."""

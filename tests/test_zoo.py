@@ -1,0 +1,201 @@
+"""What users add lives a whole life by the command line's arguments alone; vae_lab knows nothing of it.
+
+It is the files of `zoo/`, and those that docs/extending.md shows.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.distributions import Distribution
+from torch.nn.functional import one_hot
+
+from conftest import ROOT
+from test_drawing import bytes_of, cut, words
+from vae_lab import figures, runs
+from vae_lab.errors import ConfigError
+from vae_lab.evaluate import evaluate
+from vae_lab.generate import generate
+from vae_lab.report import report
+from vae_lab.runs import Run
+from vae_lab.train import train
+
+SMALL = ["data=digits", "latent_dim=4", "encoder.hidden=[32]", "decoder.hidden=[32]", "callbacks=none"]
+DEFAULT = {"class_mse", "class_samples", "curves", "interpolation", "latent_bars", "latent_map", "manifold"}
+DEFAULT |= {"reconstructions", "samples", "traversals"}
+
+
+class Case(NamedTuple):
+    """A model of a user's.
+
+    Attributes:
+        options: that choose it.
+        left_out: default figures that make no sense for it, each with its reason.
+        drawn: figures that only such a model has.
+        terms: numbers that only such a model has.
+        center: what stands for a posterior.
+    """
+
+    options: Sequence[str]
+    left_out: dict[str, str] = {}  # noqa: RUF012  not changed
+    drawn: Sequence[str] = ()
+    terms: Sequence[str] = ()
+    center: str = "posterior mean"
+
+
+CASES = {
+    "two layers": Case(
+        ["vae=two_layers", "vae.upper_dim=2", "vae.hidden=[16]", "prior=upper"],
+        left_out={"manifold": "its prior is a hierarchy, whose first layer has no quantiles: give a reach"},
+        terms=["val/kl_layer1", "val/kl_layer2"],
+    ),
+    "conditional": Case(["vae=conditional"], drawn=["transfer"]),
+    "spline prior": Case(["prior=spline_flow", "prior.hidden=[16]"]),
+    "inverse autoregressive posterior": Case(
+        ["encoder=mlp_hidden", "posterior=inverse_autoregressive", "posterior.given=32", "posterior.hidden=[16]"],
+        left_out={"class_samples": "the variance of the posterior has no closed form"},
+        center="transformed base mean",
+    ),
+    "vamp prior": Case(["prior=vamp", "prior.components=20"]),
+    "beta-tc": Case(["objective=beta_tc", "objective.images=1294"], terms=["train/total_correlation"]),
+    "free bits": Case(["objective=free_bits"], terms=["train/kl_floored"]),
+    "factor": Case(
+        ["objective=factor", "objective.hidden=[16]"], terms=["train/total_correlation", "train/discriminator"]
+    ),
+}
+
+
+@pytest.fixture
+def searchpath(mine: Path) -> str:
+    return f"hydra.searchpath=[file://{mine / 'conf'},file://{ROOT / 'tests' / 'zoo' / 'conf'}]"
+
+
+@pytest.fixture
+def small(searchpath: str, tmp_path: Path) -> Callable[..., Run]:
+    """Train a small model on digits in a folder of some name; later options beat earlier ones."""
+    return lambda name, *options: train([searchpath, *SMALL, f"hydra.run.dir={tmp_path / name}", *options])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> None:
+    case = CASES[name]
+    whole = small("whole", "trainer.max_epochs=2", *case.options)
+    small("run", "trainer.max_epochs=1", "callbacks=default", *case.options)
+    run = train([f"resume={tmp_path / 'run'}", "trainer.max_epochs=2"])
+
+    for key, weight in runs.load(whole.path, "last").module.state_dict().items():
+        assert torch.equal(weight, runs.load(run.path, "last").module.state_dict()[key]), key
+    assert {folder.name for folder in (run.path / "figures").iterdir()} == (DEFAULT | {*case.drawn}) - {*case.left_out}
+    said = (run.path / "train.log").read_text()
+    assert f"figures left out: {', '.join(f'{figure} ({why})' for figure, why in case.left_out.items())}\n" in (
+        said if case.left_out else f"{said}figures left out: \n"
+    )
+    with (run.path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [line for line in said.splitlines() if " epoch 2/2 " in line]
+    for term in case.terms:
+        assert all(np.isfinite(float(row[term])) for row in rows)
+        assert all(f" {term} " in line for line in lines)
+
+    moved = shutil.move(run.path, tmp_path / "elsewhere")
+    metrics = json.loads((moved / "metrics.json").read_text())
+    numbers = evaluate([f"run={moved}", "device=cpu"])
+    assert numbers == {key: metrics[key] for key in numbers}
+    *_, file = generate([f"run={moved}", f"figure={['transition', *case.drawn]}", "format=npz", "n=5"])
+    for figure, why in case.left_out.items():
+        with pytest.raises(ConfigError, match=rf"^figure={figure}: {why}$"):
+            generate([f"run={moved}", f"figure={figure}"])
+    with np.load(file) as samples:
+        assert samples["z"].shape == (5, 4)
+        assert np.isfinite(samples["mean"]).all()
+    page = report([f"run={moved}"]).read_text()
+    assert f"squared error per pixel of the reconstruction from the {case.center}" in page
+    for term in case.terms:
+        assert f"<code>{term.partition('/')[2]}</code>" in page
+    view = runs.load(moved).view()
+    assert view.center == case.center
+
+
+def test_samples_of_a_conditional_model_are_recognised_by_their_class(small: Callable[..., Run]) -> None:
+    """It trains for seconds: a model that ignores the label has to be told from one that has learned it."""
+    wide = ("encoder.hidden=[200]", "decoder.hidden=[200]", "optimizer.lr=3e-3", "trainer.max_epochs=30")
+    run = small("run", "vae=conditional", "latent_dim=8", *wide)
+    (file,) = generate([f"run={run.path}", "format=npz", "n=50", f"labels={[*range(10)]}"])
+    train, test = ((images.image > 127).flatten(1).numpy() for images in (run.data.train, run.data.test))
+    judge = LogisticRegression(max_iter=2000).fit(train, run.data.train.label)
+    assert judge.score(test, run.data.test.label) > 0.9
+    with np.load(file) as found:
+        for kind in ("mean", "sample"):
+            assert judge.score(found[kind].reshape(500, -1), found["label"]) >= 0.9
+    assert run.metrics["test/kl"] > 0.5  # z is used as well
+
+
+@torch.no_grad()
+def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., Run]) -> None:
+    view = small("run", "vae=conditional", "latent_dim=2", "trainer.max_epochs=1").view()
+    indices = torch.cat([view.chosen(1, [k]) for k in (2, 5, 7)])
+    codes, context = view.encode(view.batch(indices)), one_hot(torch.tensor([2, 5, 7]), 10).float()
+    assert torch.equal(codes.context, context)
+    assert torch.equal(view.context([7, 2, 7]), context[[2, 0, 2]])
+
+    transfer = figures.Transfer(labels=[2, 5, 7]).draw(view)
+    for row, tiles in enumerate(cut(transfer, 3, 4)):
+        shown = [view.batch(indices).target[row], *view.decode(codes.mean[[row]].expand(3, -1), context)]
+        np.testing.assert_allclose(tiles, bytes_of(torch.stack(shown)), atol=1)
+    assert {"truth", "2", "5", "7"} <= set(words(transfer))
+
+    samples = figures.Samples(n=6, labels=[2, 5, 7]).draw(view)
+    with view.undisturbed(0):
+        expected = view.decode(torch.randn(6, 2), context.repeat_interleave(2, 0))
+    np.testing.assert_allclose(cut(samples, 3, 2).reshape(6, 56, 56), bytes_of(expected), atol=1)
+
+    manifold = figures.Manifold(n=4, reach=1.0, labels=[5, 7]).draw(view)
+    z = torch.tensor([[[-1.0, 1.0], [1.0, 1.0]], [[-1.0, -1.0], [1.0, -1.0]]])
+    for place in (0, 1):
+        expected = view.decode(z, context[[1 + place]])
+        np.testing.assert_allclose(cut(manifold, 2, 2, gap=0, place=place), bytes_of(expected), atol=1)
+
+    between = figures.Interpolation(labels=[2, 7], steps=3).draw(view)
+    rows = [f"{path}, as {name}" for name in ("2", "7") for path in ("linear", "spherical")]
+    assert [text for text in words(between) if text in rows] == rows
+    (first, last) = codes.mean[[0, 2]]
+    for row, end in ((0, 0), (2, 2)):  # linear, with the context of either end
+        expected = view.decode(torch.stack([first, (first + last) / 2, last]), context[[end]])
+        np.testing.assert_allclose(cut(between, 4, 5)[row, 1:-1], bytes_of(expected), atol=1)
+
+
+def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> None:
+    run = small("run", "prior=vamp", "prior.components=200", "trainer.max_epochs=0")
+    run.data.setup()
+    images = (run.data.train.image > 127).float()
+    inputs = runs.load(run.path, "last").module.vae.prior.inputs
+    found = (inputs.unsqueeze(1) == images).flatten(2).all(-1)  # (200, N)
+    assert found.any(1).all()
+    assert found.any(0).sum() > 190  # not one image again and again
+    with pytest.raises(ConfigError, match=r"^model: prior\.components=2000 is more than the 1294 training images$"):
+        small("other", "prior=vamp", "prior.components=2000")
+
+
+def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., Run]) -> None:
+    run = small("run", "objective=factor", "trainer.max_epochs=1", "optimizer.lr=2e-3")
+    first, second = run.module.optimizers().param_groups
+    assert (first["lr"], second["lr"], [*second["betas"]]) == (2e-3, 1e-4, [0.5, 0.9])
+    assert len(second["params"]) == len([*run.module.objective.parameters()]) > 0
+    options = "objective.optimizer_options"
+    with pytest.raises(ConfigError, match=rf"^{options}\.lr=-1: must be greater than 0$"):
+        small("other", "objective=factor", f"{options}.lr=-1")
+    with pytest.raises(ConfigError, match=rf"^{options}: unknown key rate: torch\.optim\.Adam has lr, betas, "):
+        small("other", "objective=factor", f"+{options}.rate=1")
+
+
+def test_zuko_leaves_torch_as_it_was() -> None:
+    import zoo.models  # noqa: F401
+
+    assert Distribution._validate_args == __debug__
