@@ -11,7 +11,7 @@ from conftest import IMAGE, LATENT, make_batch, make_two_layers, make_vae
 from vae_lab.model import Batch
 from vae_lab.objectives import Elbo, Terms, elbo_terms
 from vae_lab.training.module import VAEModule
-from zoo.models import InverseAutoregressive, VampPrior
+from zoo.models import FactorVAE, FreeBits, InverseAutoregressive, VampPrior
 
 
 class Iwae:
@@ -125,3 +125,29 @@ def test_what_a_flow_keeps_of_its_sample_is_its_density(double: None) -> None:
     z = q.rsample((3,))
     torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(vae.center(q), q.transform.inv(q.base.mean))
+
+
+def test_the_parts_of_a_loss_with_a_discriminator_train_their_own_weights(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    objective = FactorVAE(LATENT, gamma=3.0, hidden=[8], optimizer_options={})
+    torch.manual_seed(1)
+    _, terms = objective(vae, batch, 0)
+    of_model = (3.0 * terms["total_correlation"] - terms["elbo"]).mean()
+    for weights, part in ((vae.parameters(), of_model), (objective.parameters(), terms["discriminator"].mean())):
+        weights = list(weights)
+        torch.manual_seed(1)
+        whole = torch.autograd.grad(objective(vae, batch, 0)[0], weights)
+        own = torch.autograd.grad(part, weights, retain_graph=True)
+        for one, other in zip(whole, own, strict=True):
+            assert one.abs().sum() > 0
+            torch.testing.assert_close(one, other)
+
+
+def test_free_bits_without_a_floor_are_the_elbo(double: None) -> None:
+    vae, batch = make_vae(), make_batch()
+    losses = []
+    for objective in (FreeBits(0.0), Elbo(), FreeBits(2.0)):
+        torch.manual_seed(1)
+        losses.append(objective(vae, batch, 0)[0])
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[2], losses[1] - vae.draw(batch).kl.mean(0).sum() + 2.0 * LATENT)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, make_batch, make_vae
 from vae_lab import runs
 from vae_lab.errors import ConfigError
 from vae_lab.generate import generate
@@ -54,6 +54,15 @@ def test_its_parts_are_right(mine: Path) -> None:
         runs.build.blame("likelihood"),
     ):
         parts.Laplace(scale=0)
+    vae, batch = make_vae(), make_batch()
+    loss, terms = parts.BetaTC(beta=1.0, images=100)(vae, batch, 0)
+    kl = terms["mutual_information"] + terms["total_correlation"] + terms["dimension_wise_kl"]
+    torch.testing.assert_close(loss, (kl - terms["log_likelihood"]).mean())
+    torch.manual_seed(0)
+    six, _ = parts.BetaTC(beta=6.0, images=100)(vae, batch, 0)
+    torch.manual_seed(0)
+    one, terms = parts.BetaTC(beta=1.0, images=100)(vae, batch, 0)
+    torch.testing.assert_close(six, one + 5 * terms["total_correlation"].mean())
     image = torch.rand(2, 1, 5, 5)
     assert parts.Blur(3)(image)[0, 0, 2, 2].item() == pytest.approx(image[0, 0, 1:4, 1:4].mean().item())
     images, labels = parts.Squares(images=50, shape=(1, 16, 16)).read(train=True)

@@ -6,8 +6,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from conftest import IMAGE, LATENT, make_batch, make_vae
 from vae_lab import posteriors
 from vae_lab.likelihoods import Gaussian
-from vae_lab.model import Conditional, kl_per_dimension
-from vae_lab.networks import MLP
+from vae_lab.model import VAE, BaseVAE, Batch, Conditional, Draw, kl_per_dimension
+from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
 
 
 def test_draw_has_the_shapes_that_objectives_rely_on() -> None:
@@ -165,3 +165,88 @@ def test_heads_compute_in_float32_under_autocast() -> None:
         assert vae.encoder.outputs(batch.input).dtype == torch.bfloat16
         draw = vae.draw(batch)
     assert {draw.log_likelihood.dtype, draw.log_posterior.dtype, draw.kl.dtype, draw.p.mean.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("network", [MLP, ConvEncoder])
+@pytest.mark.parametrize(("given", "event"), [((1, 8, 8), (2,)), ((3,), (1, 8, 8))])
+def test_a_conditional_takes_a_context_with_any_leading_axes(network: type, given: tuple, event: tuple) -> None:
+    if network is ConvEncoder and len(given) == 1:
+        network = ConvDecoder
+    conditional = Conditional(
+        network, Gaussian() if len(event) > 1 else posteriors.Normal(), given, event, context_dim=4
+    )
+    x, context = torch.rand(3, 5, *given), torch.rand(5, 4)
+    mean = conditional(x, context).mean
+    assert mean.shape == (3, 5, *event)
+    for k, b in ((0, 0), (2, 3)):
+        torch.testing.assert_close(conditional(x[k, b], context[b]).mean, mean[k, b])
+    assert not torch.allclose(conditional(x, context.flip(0)).mean, mean)
+    for wrong in (None, torch.rand(5, 3)):
+        with pytest.raises(ValueError, match=r"the context must have shape \[\.\.\., 4\], and is"):
+            conditional(x, wrong)
+
+
+class GivenLabel(VAE):
+    """p(x|z, c), q(z|x, c) and p(z|c) of a label c in {0, 1, 2}."""
+
+    class Prior(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.Linear(3, LATENT)
+
+        def forward(self, encode: callable, context: torch.Tensor) -> Independent:
+            return Independent(Normal(self.mean(context), torch.tensor(0.1)), 1)
+
+    def __init__(self) -> None:
+        encoder = Conditional(MLP, posteriors.Normal(), IMAGE, (LATENT,), context_dim=3)
+        decoder = Conditional(MLP, Gaussian(), (LATENT,), IMAGE, context_dim=3)
+        super().__init__(encoder, decoder, self.Prior())
+
+    def context(self, batch: Batch) -> torch.Tensor:
+        return nn.functional.one_hot(batch.label, 3).to(batch.input)
+
+
+def test_a_context_reaches_posterior_likelihood_and_prior(double: None) -> None:
+    vae, batch = GivenLabel(), make_batch(6)._replace(label=torch.tensor([0, 1, 2, 0, 1, 2]))
+    assert vae.is_conditional
+    assert not make_vae().is_conditional
+    c = vae.context(batch)
+    draw = vae.draw(batch, samples=2)
+    torch.testing.assert_close(draw.q.mean, vae.encode(batch.input, c).mean)
+    torch.testing.assert_close(draw.p.mean, vae.decode(draw.z, c).mean)
+    torch.testing.assert_close(draw.log_prior, vae.latent_prior(c).log_prob(draw.z))
+    expected = kl_divergence(draw.q.base_dist, Normal(vae.prior.mean(c), torch.tensor(0.1)))
+    torch.testing.assert_close(draw.kl, expected)
+    z = vae.sample_prior(3000, c[:3].repeat(1000, 1)).unflatten(0, (1000, 3))
+    assert (z.mean(0) - vae.prior.mean(c[:3])).abs().max() < 0.02
+    torch.testing.assert_close(vae.reconstruct(draw.q, c).mean, vae.decode(draw.q.mean, c).mean)
+
+
+def test_a_head_says_what_stands_for_a_posterior_whose_mean_has_no_closed_form() -> None:
+    class NoMean(posteriors.Normal):
+        def forward(self, parameters: torch.Tensor) -> torch.distributions.Distribution:
+            return torch.distributions.TransformedDistribution(super().forward(parameters), [])
+
+    batch = make_batch()
+    vae = make_vae(NoMean())
+    with pytest.raises(
+        NotImplementedError, match="NoMean: the mean of TransformedDistribution has no closed form: over"
+    ):
+        vae.reconstruct(vae.encode(batch.input))
+    NoMean.center = lambda _, q: q.base_dist.mean
+    NoMean.center_name = "base mean"
+    assert vae.center_name == "base mean"
+    assert vae.reconstruct(vae.encode(batch.input)).mean.shape == (6, *IMAGE)
+
+
+def test_layers_of_different_sizes_are_refused() -> None:
+    q, p = (Independent(Normal(torch.zeros(2, size), torch.ones(size)), 1) for size in (3, 1))
+    one = torch.zeros(2)
+    draw = Draw(z=(q.sample(),), q=(q,), p=p, log_likelihood=one, prior=(p,))
+    with pytest.raises(ValueError, match=r"of size \[3\] has no KL to a prior of size \[1\]"):
+        list(draw.layers())
+
+
+def test_the_rest_of_the_lab_needs_no_more_than_the_base() -> None:
+    """All that is abstract is what `VAE` and a model from scratch have in common."""
+    assert BaseVAE.__abstractmethods__ == {"draw", "encode", "decode", "sample_prior"}

@@ -23,6 +23,8 @@ from vae_lab import figures, runs
 from vae_lab.errors import ConfigError
 from vae_lab.evaluate import evaluate
 from vae_lab.generate import generate
+from vae_lab.objectives import Elbo
+from vae_lab.priors import StandardNormal
 from vae_lab.report import report
 from vae_lab.runs import Run
 from vae_lab.train import train
@@ -181,6 +183,19 @@ def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> 
     assert found.any(0).sum() > 190  # not one image again and again
     with pytest.raises(ConfigError, match=r"^model: prior\.components=2000 is more than the 1294 training images$"):
         small("other", "prior=vamp", "prior.components=2000")
+
+
+def test_what_starts_from_data_sees_the_batches_of_the_first_epoch(
+    small: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With noise and pixels that are drawn anew in each step."""
+    trained, given, objective = [], [], Elbo.__call__
+    monkeypatch.setattr(Elbo, "__call__", lambda *call: trained.append(call[2]) or objective(*call))
+    monkeypatch.setattr(StandardNormal, "init_from_data", lambda _, batches: given.extend(batches), raising=False)
+    small("run", "data.binarize=dynamic", "noise=salt_and_pepper", "data.shift=1", "trainer.max_epochs=1")
+    assert len(given) == len(trained) == 11
+    for one, other in zip(given, trained, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
 def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., Run]) -> None:

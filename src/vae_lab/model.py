@@ -105,10 +105,12 @@ class Draw:
         from q(z₂|z₁), as in bottom-up inference, q(z₁|x) is not the distribution of z₁ given z₂.
         """
         assert self.prior is not None, "a point posterior has no density"
-        for z, *both in zip(*map(as_tuple, (self.z, self.scored or self.q, self.prior)), strict=True):
-            factorised = all(factorises(each) for each in both)
-            q, p = ((each.base_dist if factorised else each).log_prob(z) for each in both)
-            yield q - p
+        for z, q, p in zip(*map(as_tuple, (self.z, self.scored or self.q, self.prior)), strict=True):
+            check_size(q, p)
+            if factorises(q) and factorises(p):
+                yield q.base_dist.log_prob(z) - p.base_dist.log_prob(z)
+            else:
+                yield q.log_prob(z) - p.log_prob(z)
 
 
 def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -422,14 +424,19 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
     Raises:
         ValueError: where they are of different sizes.
     """
-    if q.event_shape != p.event_shape:
-        raise ValueError(f"a posterior of size {[*q.event_shape]} has no KL to a prior of size {[*p.event_shape]}")
+    check_size(q, p)
     if not (factorises(q) and factorises(p)):
         return None
     try:
         return kl_divergence(q.base_dist, p.base_dist)
     except NotImplementedError:  # torch's word for a pair that it has no closed form for
         return None
+
+
+def check_size(q: Distribution, p: Distribution) -> None:
+    """Refuse a posterior and a prior of different sizes, which torch may broadcast."""
+    if q.event_shape != p.event_shape:
+        raise ValueError(f"a posterior of size {[*q.event_shape]} has no KL to a prior of size {[*p.event_shape]}")
 
 
 def factorises(distribution: Distribution) -> TypeGuard[Independent[Distribution]]:

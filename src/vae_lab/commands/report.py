@@ -72,7 +72,7 @@ def content(path: Path) -> dict[str, Any]:
         "name": config.name,
         "model": title(config),
         "ended": bool(metrics),
-        "metrics": {**own, **metrics} if metrics else last_epoch,
+        "metrics": {**metrics, **own} if metrics else last_epoch,
         "center": center(config),
         "given": given,
         "settings": list(settings(config)),

@@ -115,9 +115,8 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
             if isinstance(panel, str):
                 axes = add_axes(figure, x, y, wide, high)
                 _over_epochs(axes, rows, panel)
-                layer = panel.removeprefix("kl_")
-                other = panel if layer == panel else f"KL of {in_words(layer)} (nats)"
-                axes.set_title(kinds.get(panel, other), size=9, loc="left")
+                of_layer = f"KL of {in_words(panel.removeprefix('kl_'))} (nats)"
+                axes.set_title(kinds.get(panel, of_layer if panel in heats else panel), size=9, loc="left")
             else:
                 layer, stage = panel
                 axes = add_axes(figure, x, y, wide - 16, high)

@@ -251,7 +251,7 @@ class Interpolation(Grid):
         columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
         panel = Panel(framed, "", rows, columns)
         caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
-        caption += f" {view.whose_context}" if context is not None else ""
+        caption += " Each row has the context of one of them." if context is not None else ""
         return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 

@@ -47,9 +47,10 @@ def build_module(config: DictConfig) -> VAEModule:
         if not isinstance(head, Head):
             raise ConfigError(f"{group}._target_={config[group]._target_}: must derive from vae_lab.Head")
     encoder, decoder = (blamed(build(config, group), group) for group in ("encoder", "decoder"))
-    make = build(config, "vae", _partial_=True)  # Hydra would make a dictionary of the parts
+    kind, make = part("vae", config.vae), build(config, "vae", _partial_=True)  # Hydra would make a dictionary of parts
+    parts = Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim)
     with blame("vae"):
-        vae = make(Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim))
+        vae = make(parts) if not isinstance(kind, type) or issubclass(kind, BaseVAE) else None
     if not isinstance(vae, BaseVAE):
         raise ConfigError(f"vae._target_={config.vae._target_}: must derive from vae_lab.BaseVAE")
     objective = build(config, "objective")
