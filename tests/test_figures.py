@@ -310,7 +310,11 @@ def test_curves_of_a_hierarchy_have_a_line_for_each_layer_and_own_terms_come_las
     tops = [named[title].get_position().y1 for title in ("loss (nats)", "KL (nats)", *layers, "tc")]
     assert tops == sorted(tops, reverse=True)
     assert [named[one].get_position().y1 for one in layers] == [named[heat].get_position().y1 for heat in heats]
+    low, high = named[heats[0]].images[0].get_clim()
+    assert (low, high) == (-1.5, 0.5)  # an estimate may be negative
     assert_nothing_is_cut_off(figure)
+    without = charts.curves(rows, {"layer1": kl["layer1"]}, TITLE)  # the second does not factorise
+    assert {*layers} < {axes.get_title(loc="left") for axes in without.axes}
 
 
 def test_curves_of_what_has_no_density_are_there_under_their_name() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from math import log
 from shutil import which
 
@@ -65,6 +66,11 @@ def test_reconstruction_has_neither_elbo_nor_kl(double: None) -> None:
     squared = (vae.reconstruct(vae.encode(batch.input)).mean - batch.target).square().sum((1, 2, 3))
     constant = 16 * (log(0.5) + 0.5 * log(2 * torch.pi))
     torch.testing.assert_close(loss, (squared / (2 * 0.25)).mean() + constant, rtol=1e-12, atol=1e-12)
+
+
+def test_layers_without_densities_have_neither_elbo_nor_kl() -> None:
+    draw = replace(make_two_layers().draw(make_batch()), prior=None)
+    assert elbo_terms(draw).keys() == {"log_likelihood"}
 
 
 @pytest.mark.parametrize("objective", [Elbo(), Elbo(kl="sampled", samples=3), Elbo(beta=3), Reconstruction()])

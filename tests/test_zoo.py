@@ -8,13 +8,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch.distributions import Distribution
+from torch import nn
+from torch.distributions import Distribution, Independent, Normal
 from torch.nn.functional import one_hot
 
 from conftest import ROOT
@@ -52,10 +53,16 @@ class Case(NamedTuple):
     center: str = "posterior mean"
 
 
+NO_QUANTILES = "the first layer of a hierarchy has no prior quantiles: set its option reach"
 CASES = {
     "two layers": Case(
         ["vae=two_layers", "vae.upper_dim=2", "vae.hidden=[16]", "prior=upper"],
-        left_out={"manifold": "its prior is a hierarchy, whose first layer has no quantiles: give a reach"},
+        left_out={"manifold": NO_QUANTILES},
+        terms=["val/kl_layer1", "val/kl_layer2"],
+    ),
+    "top-down, from scratch": Case(
+        ["vae=top_down", "vae.upper_dim=2", "prior=upper"],
+        left_out={"manifold": NO_QUANTILES},
         terms=["val/kl_layer1", "val/kl_layer2"],
     ),
     "conditional": Case(["vae=conditional"], drawn=["transfer"]),
@@ -96,12 +103,12 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
         assert torch.equal(weight, runs.load(run.path, "last").module.state_dict()[key]), key
     assert {folder.name for folder in (run.path / "figures").iterdir()} == (DEFAULT | {*case.drawn}) - {*case.left_out}
     said = (run.path / "train.log").read_text()
-    assert f"figures left out: {', '.join(f'{figure} ({why})' for figure, why in case.left_out.items())}\n" in (
-        said if case.left_out else f"{said}figures left out: \n"
-    )
+    left_out = ", ".join(f"{figure} ({why})" for figure, why in case.left_out.items())
+    assert f"figures left out: {left_out}\n" in said if left_out else "figures left out" not in said
     with (run.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [line for line in said.splitlines() if " epoch 2/2 " in line]
+    lines = [line for line in said.splitlines() if "epoch 2/2 " in line]
+    assert lines
     for term in case.terms:
         assert all(np.isfinite(float(row[term])) for row in rows)
         assert all(f" {term} " in line for line in lines)
@@ -118,6 +125,7 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
         assert samples["z"].shape == (5, 4)
         assert np.isfinite(samples["mean"]).all()
     page = report([f"run={moved}"]).read_text()
+    assert f">{run.module.vae.name}, Digits<" in page
     assert f"squared error per pixel of the reconstruction from the {case.center}" in page
     for term in case.terms:
         assert f"<code>{term.partition('/')[2]}</code>" in page
@@ -153,6 +161,8 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
         np.testing.assert_allclose(tiles, bytes_of(torch.stack(shown)), atol=1)
     assert {"truth", "2", "5", "7"} <= set(words(transfer))
 
+    one_class = figures.Samples(n=7, labels=[5]).draw(view)
+    assert cut(one_class, 3, 3).shape == (3, 3, 56, 56)  # a square, as without classes
     samples = figures.Samples(n=6, labels=[2, 5, 7]).draw(view)
     with view.undisturbed(0):
         expected = view.decode(torch.randn(6, 2), context.repeat_interleave(2, 0))
@@ -171,6 +181,33 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
     for row, end in ((0, 0), (2, 2)):  # linear, with the context of either end
         expected = view.decode(torch.stack([first, (first + last) / 2, last]), context[[end]])
         np.testing.assert_allclose(cut(between, 4, 5)[row, 1:-1], bytes_of(expected), atol=1)
+
+
+def test_samples_of_a_class_need_its_gaussian(small: Callable[..., Run]) -> None:
+    run = small("run", *CASES["inverse autoregressive posterior"].options, "trainer.max_epochs=0")
+    with pytest.raises(
+        ConfigError, match=r"labels: samples of a class need its Gaussian: the variance of the posterior"
+    ):
+        generate([f"run={run.path}", "format=npz", "labels=[3]"])
+
+
+class Elsewhere(nn.Module):
+    """p(z|c) = N(3c, I) for the first latents."""
+
+    def forward(self, encode: Callable, context: torch.Tensor) -> Distribution:
+        return Independent(Normal(3 * context[:, 1:4] @ torch.eye(3, 4), 1.0), 1)
+
+
+def test_circles_are_the_prior_of_every_class(small: Callable[..., Run]) -> None:
+    view = small("run", "vae=conditional", "trainer.max_epochs=0").view()
+    assert view.has_standard_prior
+    view.vae.prior = Elsewhere()  # standard for class 0 alone
+    assert not view.has_standard_prior
+
+
+def test_traversals_say_that_a_layers_kl_is_an_estimate(small: Callable[..., Run]) -> None:
+    view = small("run", *CASES["two layers"].options, "trainer.max_epochs=0").view()
+    assert "estimated from one sample an image" in " ".join(words(figures.Traversals().draw(view))).replace("\n", " ")
 
 
 def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> None:
@@ -198,6 +235,12 @@ def test_what_starts_from_data_sees_the_batches_of_the_first_epoch(
         assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 
 
+class WithoutWeights(Elbo):
+    """An objective that has options for weights, and has none."""
+
+    optimizer_options: ClassVar[dict] = {"lr": 0.1}
+
+
 def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., Run]) -> None:
     run = small("run", "objective=factor", "trainer.max_epochs=1", "optimizer.lr=2e-3")
     first, second = run.module.optimizers().param_groups
@@ -206,6 +249,10 @@ def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., 
     options = "objective.optimizer_options"
     with pytest.raises(ConfigError, match=rf"^{options}\.lr=-1: must be greater than 0$"):
         small("other", "objective=factor", f"{options}.lr=-1")
+    with pytest.raises(
+        ConfigError, match=r"^optimizer: an objective with `optimizer_options` must be a torch\.nn\.Module"
+    ):
+        small("other", "objective._target_=test_zoo.WithoutWeights")
     with pytest.raises(ConfigError, match=rf"^{options}: unknown key rate: torch\.optim\.Adam has lr, betas, "):
         small("other", "objective=factor", f"+{options}.rate=1")
 

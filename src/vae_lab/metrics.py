@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # numbers that every model may have
+
 
 class Sums:
     """Adds up named terms per image; `means` divides by the number of images, so ragged batches change nothing.

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
-Shape = tuple[int, ...]
-Network = Callable[..., nn.Module]  # (in_shape, out_shape), see `Conditional`
+from vae_lab.networks import Network, Shape
 
 
 class Batch(NamedTuple):
@@ -130,7 +129,7 @@ class Head(nn.Module, ABC):
         support: the pixel values that a likelihood is one of; each likelihood states it.
         normalised: whether a likelihood is one, with every constant.
         has_density: whether a posterior has a density, and the model an ELBO.
-        center_name: what `center` returns for a posterior, in words that take a plural s; captions say it.
+        center_name: what `center` returns, a singular noun for captions; the plural adds an s.
     """
 
     support: constraints.Constraint | None = None
@@ -195,7 +194,7 @@ class Conditional(nn.Module):
 
         Args:
             given: what is conditioned on.
-            context: (..., context_dim), without the first axes of `given` where it is the same along them.
+            context: (..., context_dim), or (B, context_dim) for all K samples of (K, B, *in_shape).
 
         Raises:
             ValueError: for a context that is missing, or of another size.
@@ -203,9 +202,10 @@ class Conditional(nn.Module):
         leading = given.shape[: given.dim() - len(self.in_shape)]
         flat = given.reshape(-1, *self.in_shape)  # (N, *in_shape)
         if self.context_dim:
-            if context is None or context.shape[-1] != self.context_dim:
-                shape = None if context is None else [*context.shape]
-                raise ValueError(f"the context must have shape [..., {self.context_dim}], and is {shape}")
+            shape = [] if context is None else [*context.shape]
+            expected = [*leading[-1:], self.context_dim]
+            if context is None or shape not in (expected, [*leading, self.context_dim]):
+                raise ValueError(f"the context must have shape {expected}, and has {shape}")
             c = context.to(given).expand(*leading, -1).reshape(len(flat), -1)  # (N, context_dim)
             found: Tensor = self.network(flat, c) if flat.dim() > 2 else self.network(torch.cat([flat, c], 1))
         else:
@@ -216,7 +216,7 @@ class Conditional(nn.Module):
         """Return the head's distribution for the network's outputs, computed in float32 or better.
 
         With `detach` it is the same distribution with the outputs and the head's own weights cut from the graph:
-        its log-probability then has a gradient in its argument alone, also where it looks its weights up only then.
+        its log-probability then has a gradient in its argument alone, even if the distribution reads the weights later.
         """
         kind = outputs.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
@@ -230,7 +230,7 @@ class Conditional(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a configuration gives a model class to be made of.
+    """The components that a model class is built from.
 
     Attributes:
         encoder: the encoder's network, called with (in_shape, out_shape).
@@ -251,11 +251,11 @@ class Parts:
     latent_dim: int
 
     def make_encoder(self, context_dim: int = 0) -> Conditional:
-        """Return q(z|x), or q(z|x, c) with a context of some size."""
+        """Return q(z|x), or q(z|x, c) with a context of some size; every call has the same head."""
         return Conditional(self.encoder, self.posterior, self.image_shape, (self.latent_dim,), context_dim)
 
     def make_decoder(self, context_dim: int = 0) -> Conditional:
-        """Return p(x|z), or p(x|z, c) with a context of some size."""
+        """Return p(x|z), or p(x|z, c) with a context of some size; every call has the same head."""
         return Conditional(self.decoder, self.likelihood, (self.latent_dim,), self.image_shape, context_dim)
 
 
@@ -278,7 +278,7 @@ class BaseVAE(nn.Module, ABC):
 
     @property
     def center_name(self) -> str:
-        """What `center` returns, in words that take a plural s; captions say it."""
+        """What `center` returns, a singular noun for captions; the plural adds an s."""
         return "posterior mean"
 
     @property
@@ -290,11 +290,6 @@ class BaseVAE(nn.Module, ABC):
     def name(self) -> str:
         """The model in a few words, for titles."""
         return f"{type(self).__name__}, z = {self.latent_dim}"
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether there is a context."""
-        return type(self).context is not BaseVAE.context
 
     def context(self, batch: Batch) -> Tensor | None:
         """Return the context (B, ...) of a batch; None for a model that is not conditional."""
@@ -320,12 +315,12 @@ class BaseVAE(nn.Module, ABC):
         """Return p(z) as a distribution; None where it has no density in closed form, as for z₁ of a hierarchy."""
         return None
 
-    def center(self, q: Distribution | tuple[Distribution, ...]) -> Tensor:
-        """Return the latents (..., D) that stand for a posterior: the mean of the one layer, or of the first."""
-        return as_tuple(q)[0].mean
+    def center(self, q: Distribution) -> Tensor:
+        """Return the latents (..., D) that stand for the posterior that `encode` returns: its mean."""
+        return q.mean
 
-    def reconstruct(self, q: Distribution | tuple[Distribution, ...], context: Tensor | None = None) -> Distribution:
-        """Return p(x|z) at the posterior's center, batch shape (B,)."""
+    def reconstruct(self, q: Distribution, context: Tensor | None = None) -> Distribution:
+        """Return p(x|z) at the center of a posterior that `encode` returns, batch shape (B,)."""
         return self.decode(self.center(q), context)
 
 
@@ -366,9 +361,8 @@ class VAE(BaseVAE):
     def center_name(self) -> str:
         return self.encoder.head.center_name
 
-    def encode(self, x: Tensor, context: Tensor | None = None, detach: bool = False) -> Distribution:
-        """Return q(z|x), batch shape (...), for images (..., C, H, W); `detach` as in `Conditional`."""
-        return self.encoder(x, context, detach)
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        return self.encoder(x, context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
         return self.decoder(z, context)
@@ -379,12 +373,14 @@ class VAE(BaseVAE):
         return self.prior(self.encode) if context is None else self.prior(self.encode, context)
 
     def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
+        if context is not None:
+            context = context.expand(count, *context.shape[1:])
         p = self.latent_prior(context)
         assert p is not None, "a hierarchy overrides this, and samples its layers one after another"
         return p.sample() if p.batch_shape else p.sample(torch.Size([count]))
 
-    def center(self, q: Distribution | tuple[Distribution, ...]) -> Tensor:
-        return self.encoder.head.center(as_tuple(q)[0])
+    def center(self, q: Distribution) -> Tensor:
+        return self.encoder.head.center(q)
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
         """Sample z from q(z|x) `samples` times and score it; the encoder runs once.
@@ -414,7 +410,7 @@ def plain(parts: Parts) -> VAE:
 
 def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
     """Return the name of a model for titles, from those of its classes: `Bernoulli MLP VAE, z = 2`."""
-    kind = model if has_density or model != "VAE" else "AE"
+    kind = model if has_density or not model.endswith("VAE") else f"{model.removesuffix('VAE')}AE"
     return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vae_lab.checks import Fraction, checked, inside
 
 Shape = tuple[int, ...]
-Network = Callable[..., nn.Module]
+Network = Callable[..., nn.Module]  # (in_shape, out_shape), see `Conditional`
 Names = str | Sequence[str | None] | None
 Channels = Annotated[Sequence[PositiveInt], MinLen(1)]
 Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, for all layers or for each
@@ -142,10 +142,8 @@ class ConvEncoder(nn.Sequential):
         super().__init__(*layers)
         initialise(self, init)
         with inside("linear"):
-            make, given = (
-                linear or partial(MLP, hidden=(), init=init),
-                {"context_dim": context_dim} if context_dim else {},
-            )
+            make = linear or partial(MLP, hidden=(), init=init)
+            given = {"context_dim": context_dim} if context_dim else {}
             self.append(make((channels[-1], *sizes[-1]), out_shape, **given))
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 

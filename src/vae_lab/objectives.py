@@ -75,7 +75,7 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     if analytic and draw.kl is not None:
         kl = draw.kl.sum(-1)
         return {"elbo": log_likelihood - kl, "log_likelihood": log_likelihood, "kl": kl, "kl_per_dimension": draw.kl}
-    if isinstance(draw.z, tuple):
+    if isinstance(draw.z, tuple) and draw.prior is not None:
         layers = {f"kl_layer{number}": mean_of_samples(layer) for number, layer in enumerate(draw.layers(), start=1)}
         parts = {name: layer if layer.dim() == 1 else layer.sum(-1) for name, layer in layers.items()}
         dimensions = {f"{name}_per_dimension": layer for name, layer in layers.items() if layer.dim() > 1}

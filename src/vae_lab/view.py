@@ -136,11 +136,6 @@ class View:
         return len(self.vae.latent_dims) > 1
 
     @property
-    def whose_context(self) -> str:
-        """Where the context of a class is from, for captions."""
-        return "The context c of a class is that of its first test image."
-
-    @property
     def label(self) -> Tensor:
         """Class of each test image (N,).
 
@@ -162,19 +157,28 @@ class View:
 
     @property
     def has_standard_prior(self) -> bool:
-        """Whether the prior is N(0, I); in a conditional model that of the first class."""
-        p = self.vae.latent_prior(self.context(self.label.unique()[:1].tolist()))
+        """Whether the prior is N(0, I), in a conditional model with the context of every class."""
+        p = self.vae.latent_prior(self.context(self.label.unique().tolist()))
         if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
             return False
         return bool((p.mean == 0).all() and (p.stddev == 1).all())
 
     @cached_property
     def has_std(self) -> bool:
-        """Whether the standard deviation of the posterior has a closed form, as that of a blank image tells."""
-        blank = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
-        label = torch.zeros(1, dtype=torch.long, device=self.device)
+        """Whether the standard deviation of the posterior has a closed form."""
         with self.undisturbed(0):
-            return self.encode(Batch(blank, blank, label)).std is not None
+            return self.encode(self.blank).std is not None
+
+    @cached_property
+    def is_conditional(self) -> bool:
+        """Whether the model has a context."""
+        return self.vae.context(self.blank) is not None
+
+    @property
+    def blank(self) -> Batch:
+        """A black image of the first class, for what does not depend on the data."""
+        pixels = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
+        return Batch(pixels, pixels, torch.zeros(1, dtype=torch.long, device=self.device))
 
     @contextmanager
     def undisturbed(self, seed: int) -> Iterator[None]:
@@ -251,7 +255,7 @@ class View:
         q = self.vae.encode(batch.input, context)
         prior = self.vae.latent_prior(context) if self.has_density else None
         kl = None if prior is None else kl_per_dimension(q, prior)
-        if self.is_hierarchy:
+        if self.is_hierarchy and self.has_density:
             layer = next(self.vae.draw(batch).layers())  # of a sample
             kl = layer[0] if layer.dim() == 3 else None
         try:
@@ -275,7 +279,7 @@ class View:
         Raises:
             ValueError: for a class without a test image.
         """
-        if not self.vae.is_conditional:
+        if not self.is_conditional:
             return None
         classes = list(dict.fromkeys(labels))
         context = self.vae.context(self.batch(torch.cat([self.chosen(1, [label]) for label in classes])))

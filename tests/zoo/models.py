@@ -47,6 +47,8 @@ class TwoLayers(VAE):
         self.upper_decoder = Conditional(network, Normal(), (upper,), (lower,))
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
+        if detach:
+            raise NotImplementedError("q(z₂|z₁) has parameters and a condition that detach would cut alike")
         q1 = self.encoder(batch.input)
         z1 = q1.rsample(torch.Size([samples]))  # (K, B, D₁)
         q2 = self.upper_encoder(z1)
@@ -58,6 +60,43 @@ class TwoLayers(VAE):
 
     def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
         return self.upper_decoder(self.prior(self.encode).sample(torch.Size([count]))).sample()
+
+
+class TopDown(BaseVAE):
+    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₂|x) q(z₁|x, z₂), top-down as in ladder VAEs (arXiv 1602.02282), from scratch.
+
+    Args:
+        parts: of the configuration; the prior is that of z₂, the encoder's network is that of both posteriors.
+        upper_dim: size of z₂.
+    """
+
+    @checked
+    def __init__(self, parts: Parts, upper_dim: PositiveInt) -> None:
+        super().__init__()
+        self.latent_dims = (lower, upper) = (parts.latent_dim, upper_dim)
+        self.normalised = parts.likelihood.normalised
+        self.q2 = Conditional(parts.encoder, parts.posterior, parts.image_shape, (upper,))
+        self.q1 = Conditional(parts.encoder, parts.posterior, parts.image_shape, (lower,), context_dim=upper)
+        self.p1 = Conditional(parts.decoder, Normal(), (upper,), (lower,))
+        self.p2, self.image = parts.prior, parts.make_decoder()
+
+    def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
+        q2 = self.q2(batch.input)
+        z2 = q2.rsample(torch.Size([samples]))  # (K, B, D₂)
+        q1 = self.q1(batch.input.expand(samples, *batch.input.shape), z2)
+        z1 = q1.rsample()  # (K, B, D₁)
+        p = self.image(z1)
+        prior = (self.p1(z2), self.p2(self.encode))
+        return Draw(z=(z1, z2), q=(q1, q2), p=p, log_likelihood=p.log_prob(batch.target), prior=prior)
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
+        return self.q1(x, self.q2(x).mean)
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
+        return self.image(z)
+
+    def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
+        return self.p1(self.p2(self.encode).sample(torch.Size([count]))).sample()
 
 
 class VampPrior(nn.Module):

@@ -112,7 +112,8 @@ def figures(
             reason = in_one_line(error) if isinstance(error, ValidationError) else str(error)
             if by_name:
                 raise ConfigError(f"figure={name}: {reason}") from error
-            log.warning("left out: %s: %s", name, reason)
+            if not drawing.quiet:
+                log.warning("left out: %s: %s", name, reason)
             continue
         save(drawn, out / f"{name}.png")
         yield out / f"{name}.png"
@@ -125,20 +126,23 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     another model they are from the Gaussian of the class.
 
     `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
-    `label` (N,) where classes were asked for. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
+    `label` (N,) where they are of classes. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
     """
     if not view.has_density:
         raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
     count = config.n or 64
     with view.undisturbed(config.seed or 0), build.blame("labels"):
         labels = np.repeat(view.numbers(config.labels or []), count)  # (N,), empty where there is no class
-        if view.vae.is_conditional and not len(labels):
+        if view.is_conditional and not len(labels):
             labels = np.resize(view.label.unique().numpy(), count)
         context = view.context(labels.tolist())
         if config.labels is None or context is not None:
             z = view.prior_sample(len(labels) or count, context)
         else:
-            z = ClassSamples(labels=list(config.labels)).sample(view, count)[0].flatten(0, 1)
+            samples_of_classes = ClassSamples(labels=list(config.labels))
+            if reason := samples_of_classes.refuses(view):
+                raise ValueError(f"samples of a class need its Gaussian: {reason}")
+            z = samples_of_classes.sample(view, count)[0].flatten(0, 1)
         images = {"mean": view.decode(z, context), "sample": view.decode(z, context, sampled=True)}
     if config.format == "npz":
         arrays: dict[str, Any] = {"z": z, **images, **({"label": labels} if len(labels) else {})}

@@ -70,10 +70,10 @@ def content(path: Path) -> dict[str, Any]:
     resume = f"resume={literal(str(relative(path)))}"
     return {
         "name": config.name,
-        "model": title(config),
+        "model": title(config, begun),
         "ended": bool(metrics),
         "metrics": {**metrics, **own} if metrics else last_epoch,
-        "center": center(config),
+        "center": begun.get("center", "posterior mean"),
         "given": given,
         "settings": list(settings(config)),
         "figures": figures,
@@ -87,18 +87,12 @@ def content(path: Path) -> dict[str, Any]:
     }
 
 
-def title(config: DictConfig) -> str:
-    """Return what was trained in a few words: likelihood, network, kind, latent size, data."""
+def title(config: DictConfig, begun: Mapping[str, Any]) -> str:
+    """Return what was trained in a few words: the model, as it named itself when the run began, and the data."""
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
     density = getattr(class_of(config.posterior), "has_density", True)  # a user's own class may not be here
-    model = "VAE" if config.vae == directory.SINCE["vae"] else class_name(config.vae)
-    return f"{in_words(likelihood, encoder, model, density, config.latent_dim)}, {data}"
-
-
-def center(config: DictConfig) -> str:
-    """Return what stands for a posterior in reconstructions, by the class of the model, or else of the posterior."""
-    names = [getattr(class_of(config[group]), "center_name", None) for group in ("vae", "posterior")]
-    return next((name for name in names if isinstance(name, str)), "posterior mean")
+    of_an_older_run = in_words(likelihood, encoder, "VAE", density, config.latent_dim)
+    return f"{begun.get('model', of_an_older_run)}, {data}"
 
 
 def class_name(part: Any) -> str:

@@ -69,7 +69,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         if not begun:
             start_from_data(module, data)
         made_with = directory.provenance()
-        directory.create(path, config, overrides, made_with)
+        directory.create(path, config, overrides, {**made_with, "model": module.vae.name, "center": view.center})
 
         say, settings = rank_zero_only(log.info), OmegaConf.to_container(config, resolve=True)
         with (

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Title, add_axes, canvas, class_colors, titled
+from vae_lab.metrics import USUAL
 
 MOST_NAMED = 40  # classes that a legend has room for
 
@@ -96,9 +97,9 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
     kinds |= {"mse": "MSE", "kl": "KL (nats)"}
     terms = list(dict.fromkeys(_term(name) for row in rows for name in row if name.startswith(("train/", "val/"))))
-    heats: dict[str, list[Any]] = {"kl": []}
+    heats: dict[str, list[Any]] = {"kl": []} | {name: [] for name in terms if name.startswith("kl_layer")}
     heats |= {f"kl_{layer}" if layer else "kl": [(layer, stage) for stage in kl[layer]] for layer in kl}
-    own = [name for name in terms if name not in (*kinds, *heats, "seconds", "lr")]
+    own = [name for name in terms if name not in (*USUAL, *heats)]
     lines: list[list[Any]] = [
         [name for name in kinds if name in terms and name not in heats],
         # below one another, so that what the KL does is seen at once
@@ -147,11 +148,12 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
     """Draw the KL of each dimension of a layer over the epochs, ordered and coloured alike for all stages."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may have no validation
     order = final[-1].argsort(descending=True)
-    highest = max(float(values.nan_to_num(0).max()) for values in kl.values())
+    every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
+    limits = {"vmin": min(0.0, float(every.min())), "vmax": max(0.0, float(every.max()))}  # an estimate may be negative
     epochs, dimensions = kl[stage].shape
     box = (0.5, epochs + 0.5, dimensions - 0.5, -0.5)
     values = kl[stage][:, order].T.numpy()
-    look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", "vmin": 0, "vmax": highest}
+    look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", **limits}
     shown = axes.imshow(values, extent=box, **look)
     of_layer = f" of {in_words(layer)}" if layer else ""
     axes.set_title(f"KL of each latent{of_layer} (nats), {stage}", size=9, loc="left")

@@ -20,10 +20,11 @@ from vae_lab.view import View
 
 Side = Annotated[int, Field(ge=1, le=100)]  # of a square of images: more cannot be shown
 Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
+CONTEXT = "The context c of a class is that of its first test image."
 
 
 class OfClasses(Grid, ABC):
-    """What figures share that show the images of a conditional model class by class.
+    """Base of figures that show a conditional model class by class.
 
     Args:
         labels: of a conditional model the classes, None for all; each has the context of its first test image.
@@ -32,16 +33,16 @@ class OfClasses(Grid, ABC):
     labels: Labels | None = None
 
     def options(self, view: View) -> set[str]:
-        return super().options(view) - (set() if view.vae.is_conditional else {"labels"})
+        return super().options(view) - (set() if view.is_conditional else {"labels"})
 
     def refuses(self, view: View) -> str | None:
-        if self.labels is None or view.vae.is_conditional:
+        if self.labels is None or view.is_conditional:
             return None
         return f"labels={list(self.labels)} chooses the context of a conditional model, and this one has none"
 
     def classes(self, view: View) -> list[int]:
         """Return the numbers of the classes to show; none for a model that is not conditional."""
-        if not view.vae.is_conditional:
+        if not view.is_conditional:
             return []
         return view.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
 
@@ -127,10 +128,11 @@ class Denoising(Grid):
 class Samples(OfClasses):
     """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
 
-    Of a conditional model each row is a class.
+    Of a conditional model the classes are below one another.
 
     Args:
-        n: number of images, laid out as a square, at most 10,000.
+        n: number of images, laid out as a square, at most 10,000; of a conditional model as many of each class as fit
+            in, and at least one.
     """
 
     look_for: ClassVar[str] = (
@@ -145,17 +147,18 @@ class Samples(OfClasses):
 
     def figure(self, view: View) -> Drawn:
         classes = self.classes(view)
-        each = max(1, self.n // max(1, len(classes)))  # of a class
+        each = max(1, self.n // max(1, len(classes)))  # of a class, or all
         context = view.context([number for number in classes for _ in range(each)])
         z = view.prior_sample(len(classes) * each or self.n, context)
-        panels = [
-            Panel(images.unflatten(0, (-1, each)) if classes else square(images), words, rows)
-            for words, images, rows in (
-                ("mean E[x|z]", view.decode(z, context), [view.class_names[number] for number in classes]),
-                ("sample x ~ p(x|z)", view.decode(z, context, sampled=True), []),
-            )
-        ]
-        caption = f"Each row is a class: x ~ p(x|z, c) with z ~ p(z|c). {view.whose_context}" if classes else ""
+        columns = min(each, ceil(self.n**0.5))
+        mean, sample = (
+            torch.cat([square(part, columns) for part in images.split(each)])
+            for images in (view.decode(z, context), view.decode(z, context, sampled=True))
+        )
+        further = [""] * (ceil(each / columns) - 1)
+        rows = [words for number in classes for words in (view.class_names[number], *further)]
+        panels = [Panel(mean, "mean E[x|z]", rows), Panel(sample, "sample x ~ p(x|z)")]
+        caption = f"By class: x ~ p(x|z, c) with z ~ p(z|c). {CONTEXT}" if classes else ""
         return grids(panels, Title("Samples, z from the prior", view.name, caption), self.scale, across=2)
 
 
@@ -193,7 +196,7 @@ class Manifold(OfClasses):
         if max(self.dimensions) >= view.latent_dim:
             return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
         if self.reach is None and view.is_hierarchy:
-            return "its prior is a hierarchy, whose first layer has no quantiles: give a reach"
+            return "the first layer of a hierarchy has no prior quantiles: set its option reach"
         return super().refuses(view)
 
     def figure(self, view: View) -> Drawn:
@@ -212,7 +215,7 @@ class Manifold(OfClasses):
         z = latents.plane(values, view.latent_dim, self.dimensions)
         panels = [Panel(view.decode(z, view.context([number])), view.class_names[number]) for number in classes]
         what = "Manifold" if view.latent_dim == 2 else f"Sweep over z{across} and z{up}"
-        caption += f" {view.whose_context}" if classes else ""
+        caption += f" {CONTEXT}" if classes else ""
         title = Title(what, view.name, caption)
         return grids(panels or [Panel(view.decode(z))], title, self.scale, gap=0, across=ceil(len(classes) ** 0.5) or 1)
 
@@ -240,7 +243,7 @@ class Interpolation(Grid):
         if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
             paths["spherical"] = circle
         z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
-        if context is not None and names[0] != names[1]:  # each path with the context of either end
+        if context is not None and not torch.equal(context[0], context[1]):  # each path with the context of either end
             z, rows = z.repeat(2, 1, 1), [f"{path}, as {name}" for name in names for path in paths]
             context = context.repeat_interleave(len(paths) * self.steps, 0)
         elif context is not None:
@@ -251,7 +254,7 @@ class Interpolation(Grid):
         columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
         panel = Panel(framed, "", rows, columns)
         caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
-        caption += " Each row has the context of one of them." if context is not None else ""
+        caption += " Each row has the context of one of them." if len(rows) > len(paths) else ""
         return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 
@@ -321,6 +324,7 @@ class Traversals(Grid):
         panel = Panel(view.decode(latents.sweep(start.mean[0], values, order), start.context), "", rows, columns)
         of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
         measured = "in nats" if unit == "KL" else f"of the {view.where}"
+        measured += ", estimated from one sample an image" if unit == "KL" and view.is_hierarchy else ""
         caption = (
             f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
             f"image has them, at its {view.center}. Beside it: its {unit} {measured}, over {len(codes.label):,} "
@@ -365,7 +369,8 @@ class ClassSamples(Grid):
         rows = [view.class_names[each] for each in classes]
         caption = (
             f"z from each class's Gaussian: mean of the {view.where}, mean of the posterior variances of its images "
-            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean E[x|z]."
+            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean E[x|z]"
+            f"{', given the class. ' + CONTEXT if view.is_conditional else '.'}"
         )
         context = view.context([number for number in classes for _ in range(self.n)])
         images = view.decode(z, context)
@@ -388,7 +393,7 @@ class Transfer(Grid):
     labels: Labels | None = None
 
     def refuses(self, view: View) -> str | None:
-        return None if view.vae.is_conditional else "the model is not conditional: there is no context to change"
+        return None if view.is_conditional else "the model is not conditional: there is no context to change"
 
     def figure(self, view: View) -> Drawn:
         classes = view.label.unique().tolist()[:20] if self.labels is None else view.numbers(self.labels)
@@ -399,7 +404,7 @@ class Transfer(Grid):
         panel = Panel(torch.cat([batch.target.float().cpu().unsqueeze(1), images], 1), "", names, ["truth", *names])
         caption = (
             f"Rows: a test image of each class, and its {view.center} with the context of each class. "
-            f"{view.whose_context} Shown is the mean E[x|z]."
+            f"{CONTEXT} Shown is the mean E[x|z]."
         )
         return grids([panel], Title("Transfer", view.name, caption), self.scale)
 
@@ -419,9 +424,9 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
     return codes.mean, batch.target.float().cpu(), view.names(indices), codes.context
 
 
-def square(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) as rows of a square, or nearly (R, S, C, H, W); what is left over is white."""
-    columns = ceil(len(images) ** 0.5)
+def square(images: Tensor, columns: int | None = None) -> Tensor:
+    """Return images (N, C, H, W) as rows of a square, or of so many columns (R, S, C, H, W); the rest is white."""
+    columns = columns or ceil(len(images) ** 0.5)
     rows = ceil(len(images) / columns)
     blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))
     return torch.cat([images, blank]).view(rows, columns, *images.shape[1:])

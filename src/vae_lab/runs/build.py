@@ -24,7 +24,8 @@ from vae_lab.checks import checked, in_one_line
 from vae_lab.data import ImageData
 from vae_lab.data.images import ImageShape
 from vae_lab.errors import ConfigError, one_line
-from vae_lab.model import BaseVAE, Batch, Head, Network, Parts, Shape
+from vae_lab.model import BaseVAE, Batch, Head, Parts
+from vae_lab.networks import Network, Shape
 from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
 from vae_lab.workarounds import onednn
@@ -49,8 +50,9 @@ def build_module(config: DictConfig) -> VAEModule:
     encoder, decoder = (blamed(build(config, group), group) for group in ("encoder", "decoder"))
     kind, make = part("vae", config.vae), build(config, "vae", _partial_=True)  # Hydra would make a dictionary of parts
     parts = Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim)
+    other = isinstance(kind, type) and not issubclass(kind, BaseVAE)
     with blame("vae"):
-        vae = make(parts) if not isinstance(kind, type) or issubclass(kind, BaseVAE) else None
+        vae = None if other else make(parts)
     if not isinstance(vae, BaseVAE):
         raise ConfigError(f"vae._target_={config.vae._target_}: must derive from vae_lab.BaseVAE")
     objective = build(config, "objective")
@@ -60,21 +62,24 @@ def build_module(config: DictConfig) -> VAEModule:
     optimizer = build(config, "optimizer")
     module = VAEModule(vae, objective, optimizer, build(config, "scheduler") if config.scheduler else None)
     # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
+    by_torch = str(config.optimizer._target_).startswith("torch.")  # the user's own may have other rules
+    own = getattr(objective, "optimizer_options", None) or {}
     with blame("optimizer"):
-        if str(config.optimizer._target_).startswith("torch."):  # the user's own may have other rules
+        if by_torch:
             check_optimizer(**plain(config.optimizer))
-        optimizer = module.optimizer(module.trained())
+        known = module.optimizer(module.trained()).defaults
     with blame("objective.optimizer_options"):
-        check_optimizer(**(own := getattr(objective, "optimizer_options", {})))
-        if unknown := own.keys() - optimizer.defaults.keys():
-            raise ValueError(
-                f"unknown key {min(unknown)}: {config.optimizer._target_} has {', '.join(optimizer.defaults)}"
-            )
+        if by_torch:
+            check_optimizer(**own)
+        if unknown := own.keys() - known.keys():
+            raise ValueError(f"unknown key {min(unknown)}: {config.optimizer._target_} has {', '.join(known)}")
     with blame("scheduler"):
         module.configure_optimizers()
     with blame("model"), torch.no_grad():
         pixels = torch.zeros(2, *image)
-        module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
+        terms = module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
+        if wrong := [name for name, term in terms.items() if len(term) != len(pixels)]:
+            raise ValueError(f"{wrong[0]} must be a number for each image")
     if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
         raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
     with blame("trainer"):
@@ -149,7 +154,8 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         if only_lightning and not lightnings:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
-        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {one_line(cause)}"
+        said = one_line(cause) or type(cause).__name__
+        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {said}"
         raise ConfigError(group + reason) from error
 
 

@@ -30,7 +30,7 @@ RENAMED = {  # how the names of our classes began in the files of a run, and beg
     "vae_lab.loggers.": "vae_lab.training.loggers.",
     "vae_lab.schedulers.": "vae_lab.training.schedulers.",
 }
-SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # what runs have that say nothing of it, because they are older
+SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults for runs that were stored before the key existed
 OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
 
 

@@ -88,7 +88,7 @@ class DrawFigures(Callback):
             for name, values in self.module.vectors.items()
             if name.partition("/")[2].startswith("kl")
             for number, value in enumerate(values)
-        }  # train/0, or train/z1/0 where there are several layers
+        }  # train/0, or train/layer1/0 where there are several layers
         with warned("curves", self.module.epoch):
             table = loggers.Curves(self.folder / loggers.KL_FILE)  # which writes on rank 0 alone
             table.log_metrics({"epoch": self.module.epoch, **found}, step=trainer.global_step)

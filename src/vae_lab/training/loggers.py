@@ -20,10 +20,10 @@ from torch import Tensor
 
 from vae_lab.errors import ConfigError, DataError, one_line
 from vae_lab.files import replacing
+from vae_lab.metrics import USUAL
 from vae_lab.view import History
 
 KL_FILE = "kl_per_dimension.csv"
-USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # what every model may have
 
 log = logging.getLogger(__name__)
 
@@ -166,10 +166,11 @@ def read_history(folder: Path) -> History:
     return History(rows, kl)
 
 
-def latent(column: str) -> tuple[str, str, int]:
+def latent(column: str) -> tuple[int, str, str, int]:
     """Return what the columns of `kl_per_dimension.csv` are ordered by: layer, stage, number of the latent."""
-    stage, *layer, number = column.split("/")
-    return "".join(layer), stage, int(number)
+    stage, *layers, number = column.split("/")
+    layer = "".join(layers)
+    return len(layer), layer, stage, int(number)  # layer10 comes after layer2
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:

@@ -68,9 +68,10 @@ class VAEModule(QuickHookName, LightningModule):
         Lightning's automatic optimization, which clipping, accumulation and precision need, steps one optimizer.
         """
         options = getattr(self.objective, "optimizer_options", None)
-        if options is None:
+        if not options:
             return self.parameters()
-        assert isinstance(self.objective, torch.nn.Module)
+        if not isinstance(self.objective, torch.nn.Module):
+            raise ValueError("an objective with `optimizer_options` must be a torch.nn.Module, which holds its weights")
         return [{"params": self.vae.parameters()}, {"params": self.objective.parameters(), **options}]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -131,7 +132,10 @@ class VAEModule(QuickHookName, LightningModule):
         `elbo_terms` says what else is there: the KL of each dimension, and of each layer.
         """
         draw = self.vae.draw(batch)
-        mean = self.vae.reconstruct(draw.q, self.vae.context(batch)).mean
+        context = self.vae.context(batch)
+        # the layers of a hierarchy may depend on samples of one another
+        q = self.vae.encode(batch.input, context) if isinstance(draw.q, tuple) else draw.q
+        mean = self.vae.reconstruct(q, context).mean
         return {**self.labelled(elbo_terms(draw)), "mse": squared_error(mean, batch.target)}
 
     def labelled(self, terms: Terms) -> Terms:
