@@ -136,7 +136,7 @@ def test_detach_cuts_the_parameters_and_the_heads_weights_and_nothing_else() -> 
     torch.manual_seed(1)
     assert torch.equal(vae.draw(batch, samples=2).log_posterior, draw.log_posterior)
     z = draw.z.detach().requires_grad_()
-    vae.encoder(batch.input, detach=True).log_prob(z).sum().backward()
+    vae.encoder.distribution(vae.encoder.outputs(batch.input), detach=True).log_prob(z).sum().backward()
     assert z.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in vae.encoder.parameters())
     draw.log_posterior.sum().backward()  # through the samples alone
@@ -181,7 +181,9 @@ def test_a_conditional_takes_a_context_with_any_leading_axes(network: type, give
     for k, b in ((0, 0), (2, 3)):
         torch.testing.assert_close(conditional(x[k, b], context[b]).mean, mean[k, b])
     assert not torch.allclose(conditional(x, context.flip(0)).mean, mean)
-    for wrong in (None, torch.rand(5, 3), torch.rand(4), torch.rand(1, 4), torch.rand(3, 4)):
+    with pytest.raises(ValueError, match=r"the context is missing; it must have shape \[5, 4\]"):
+        conditional(x)
+    for wrong in (torch.rand(5, 3), torch.rand(4), torch.rand(1, 4), torch.rand(3, 4)):
         with pytest.raises(ValueError, match=r"the context must have shape \[5, 4\], and has"):
             conditional(x, wrong)
 

@@ -29,6 +29,7 @@ from vae_lab.priors import StandardNormal
 from vae_lab.report import report
 from vae_lab.runs import Run
 from vae_lab.train import train
+from zoo.models import TwoLayers
 
 SMALL = ["data=digits", "latent_dim=4", "encoder.hidden=[32]", "decoder.hidden=[32]", "callbacks=none"]
 DEFAULT = {"class_mse", "class_samples", "curves", "interpolation", "latent_bars", "latent_map", "manifold"}
@@ -53,7 +54,7 @@ class Case(NamedTuple):
     center: str = "posterior mean"
 
 
-NO_QUANTILES = "the first layer of a hierarchy has no prior quantiles: set its option reach"
+NO_QUANTILES = "the first layer of a hierarchy has no standard normal prior: set its option reach"
 CASES = {
     "two layers": Case(
         ["vae=two_layers", "vae.upper_dim=2", "vae.hidden=[16]", "prior=upper"],
@@ -250,11 +251,31 @@ def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., 
     with pytest.raises(ConfigError, match=rf"^{options}\.lr=-1: must be greater than 0$"):
         small("other", "objective=factor", f"{options}.lr=-1")
     with pytest.raises(
-        ConfigError, match=r"^optimizer: an objective with `optimizer_options` must be a torch\.nn\.Module"
+        ConfigError, match=r"^objective: an objective with `optimizer_options` must be a torch\.nn\.Module"
     ):
         small("other", "objective._target_=test_zoo.WithoutWeights")
-    with pytest.raises(ConfigError, match=rf"^{options}: unknown key rate: torch\.optim\.Adam has lr, betas, "):
+    with pytest.raises(ConfigError, match=rf"^{options}: .*unexpected keyword argument 'rate'"):
         small("other", "objective=factor", f"+{options}.rate=1")
+    with pytest.raises(ConfigError, match=rf"^{options}: Invalid beta parameter at index 1: 1\.9"):
+        small("other", "objective=factor", f"{options}.betas=[0.5,1.9]")
+
+
+class Forgetful(TwoLayers):
+    """A hierarchy that does not say its sizes."""
+
+    def __init__(self, *options: object, **more: object) -> None:
+        super().__init__(*options, **more)
+        self.latent_dims = self.latent_dims[:1]
+
+
+def test_a_model_that_does_not_draw_what_it_says_is_refused(small: Callable[..., Run]) -> None:
+    options = [*CASES["two layers"].options]
+    with pytest.raises(
+        ConfigError, match=r"^model: latent_dims=\[4\] must be \[4, 2\], as the layers that draw returns$"
+    ):
+        small("run", *options, "vae._target_=test_zoo.Forgetful")
+    with pytest.raises(ConfigError, match=r"^model: TwoLayers has no density, and draw returns a prior$"):
+        small("run", *options, "posterior=point", "objective=reconstruction", "likelihood=gaussian")
 
 
 def test_zuko_leaves_torch_as_it_was() -> None:

@@ -1,5 +1,6 @@
 """Metrics: sums over images that stay on the device, divided by counts when they are read; means of each class."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # numbers that every model may have
+KL_OF_LAYER = re.compile(r"kl_layer\d+")  # of a hierarchy
 
 
 class Sums:

@@ -151,13 +151,18 @@ class Head(nn.Module, ABC):
         Raises:
             NotImplementedError: where the mean has no closed form; such a posterior overrides this and `center_name`.
         """
-        try:
-            return q.mean
-        except NotImplementedError as error:
-            raise NotImplementedError(
-                f"{type(self).__name__}: the mean of {type(q).__name__} has no closed form: override `center` and "
-                "`center_name` to say which latents stand for the posterior"
-            ) from error
+        return mean(q, self)
+
+
+def mean(q: Distribution, owner: nn.Module) -> Tensor:
+    """Return the mean of a posterior, or say what the class that gives it has to override."""
+    try:
+        return q.mean
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"{type(owner).__name__}: the mean of {type(q).__name__} has no closed form: override `center` and "
+            "`center_name` to say which latents stand for the posterior"
+        ) from error
 
 
 class Conditional(nn.Module):
@@ -185,9 +190,9 @@ class Conditional(nn.Module):
         self.head = head
         self.has_density, self.normalised = head.has_density, head.normalised
 
-    def forward(self, given: Tensor, context: Tensor | None = None, detach: bool = False) -> Distribution:
-        """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `distribution`."""
-        return self.distribution(self.outputs(given, context), detach)
+    def forward(self, given: Tensor, context: Tensor | None = None) -> Distribution:
+        """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `outputs`."""
+        return self.distribution(self.outputs(given, context))
 
     def outputs(self, given: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the network's outputs (..., *parameter_shape) for a tensor (..., *in_shape).
@@ -202,10 +207,11 @@ class Conditional(nn.Module):
         leading = given.shape[: given.dim() - len(self.in_shape)]
         flat = given.reshape(-1, *self.in_shape)  # (N, *in_shape)
         if self.context_dim:
-            shape = [] if context is None else [*context.shape]
             expected = [*leading[-1:], self.context_dim]
-            if context is None or shape not in (expected, [*leading, self.context_dim]):
-                raise ValueError(f"the context must have shape {expected}, and has {shape}")
+            if context is None:
+                raise ValueError(f"the context is missing; it must have shape {expected}")
+            if [*context.shape] not in (expected, [*leading, self.context_dim]):
+                raise ValueError(f"the context must have shape {expected}, and has {[*context.shape]}")
             c = context.to(given).expand(*leading, -1).reshape(len(flat), -1)  # (N, context_dim)
             found: Tensor = self.network(flat, c) if flat.dim() > 2 else self.network(torch.cat([flat, c], 1))
         else:
@@ -301,7 +307,7 @@ class BaseVAE(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return q(z|x), batch shape (...), for images (..., C, H, W)."""
+        """Return q(z|x), batch shape (...), for images (..., C, H, W); of top-down inference, given the mean of z₂."""
 
     @abstractmethod
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
@@ -317,7 +323,7 @@ class BaseVAE(nn.Module, ABC):
 
     def center(self, q: Distribution) -> Tensor:
         """Return the latents (..., D) that stand for the posterior that `encode` returns: its mean."""
-        return q.mean
+        return mean(q, self)
 
     def reconstruct(self, q: Distribution, context: Tensor | None = None) -> Distribution:
         """Return p(x|z) at the center of a posterior that `encode` returns, batch shape (B,)."""
@@ -376,7 +382,8 @@ class VAE(BaseVAE):
         if context is not None:
             context = context.expand(count, *context.shape[1:])
         p = self.latent_prior(context)
-        assert p is not None, "a hierarchy overrides this, and samples its layers one after another"
+        if p is None:
+            raise NotImplementedError(f"{type(self).__name__} must override `sample_prior`: it has several layers")
         return p.sample() if p.batch_shape else p.sample(torch.Size([count]))
 
     def center(self, q: Distribution) -> Tensor:

@@ -45,8 +45,8 @@ class Codes(NamedTuple):
     Attributes:
         mean: (N, D), or what stands for it: the center of the posterior.
         std: standard deviations (N, D); None for points, and where they have no closed form.
-        kl: KL to the prior in nats (N, D), of a hierarchy estimated from a sample; None for points, and where it does
-            not factorise or has no closed form.
+        kl: KL to the prior in nats (N, D); None for points, and where it does not factorise or has no closed form. That
+            of a hierarchy is estimated from a sample, by `View.codes` alone.
         label: class of each image (N,).
         context: what a conditional model is conditioned on (N, ...); None for others.
     """
@@ -127,7 +127,7 @@ class View:
 
     @property
     def name(self) -> str:
-        """The model in a few words: likelihood, network, kind, latent size and data."""
+        """The model in its own words, the data and the epoch."""
         return f"{self.vae.name}, {type(self.data).__name__}, epoch {self.epoch}"
 
     @property
@@ -255,9 +255,6 @@ class View:
         q = self.vae.encode(batch.input, context)
         prior = self.vae.latent_prior(context) if self.has_density else None
         kl = None if prior is None else kl_per_dimension(q, prior)
-        if self.is_hierarchy and self.has_density:
-            layer = next(self.vae.draw(batch).layers())  # of a sample
-            kl = layer[0] if layer.dim() == 3 else None
         try:
             std = q.stddev if self.has_density else None
         except NotImplementedError:  # torch's word for what has no closed form
@@ -286,11 +283,19 @@ class View:
         assert context is not None
         return context[[classes.index(label) for label in labels]]
 
+    @torch.no_grad()
     def codes(self, count: int) -> Codes:
         """Return the posteriors of `count` test images, evenly spread over the split, or of all that there are."""
         size = len(self.label)
         spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
-        parts = [self.encode(self.batch(indices)) for indices in spread.split(CHUNK)]
+        parts = []
+        for indices in spread.split(CHUNK):
+            batch = self.batch(indices)
+            codes = self.encode(batch)
+            if self.is_hierarchy and self.has_density:
+                layer = next(self.vae.draw(batch).layers())  # (1, B, D) where it factorises
+                codes = codes._replace(kl=layer[0].float().cpu() if layer.dim() == 3 else None)
+            parts.append(codes)
         columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
         return Codes(*columns)  # type: ignore[arg-type]
 

@@ -105,6 +105,8 @@ def figures(
         try:
             changed = drawing.changed(**{key: common[key] for key in common if key in drawing.options(view)})
             if reason := changed.refuses(view):
+                if changed.quiet and not by_name:
+                    continue
                 raise ValueError(reason)
             changed.check(view)
             drawn = changed.draw(view)
@@ -112,8 +114,7 @@ def figures(
             reason = in_one_line(error) if isinstance(error, ValidationError) else str(error)
             if by_name:
                 raise ConfigError(f"figure={name}: {reason}") from error
-            if not drawing.quiet:
-                log.warning("left out: %s: %s", name, reason)
+            log.warning("left out: %s: %s", name, reason)
             continue
         save(drawn, out / f"{name}.png")
         yield out / f"{name}.png"

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Title, add_axes, canvas, class_colors, titled
-from vae_lab.metrics import USUAL
+from vae_lab.metrics import KL_OF_LAYER, USUAL
 
 MOST_NAMED = 40  # classes that a legend has room for
 
@@ -97,7 +97,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
     kinds |= {"mse": "MSE", "kl": "KL (nats)"}
     terms = list(dict.fromkeys(_term(name) for row in rows for name in row if name.startswith(("train/", "val/"))))
-    heats: dict[str, list[Any]] = {"kl": []} | {name: [] for name in terms if name.startswith("kl_layer")}
+    heats: dict[str, list[Any]] = {"kl": []} | {name: [] for name in terms if KL_OF_LAYER.fullmatch(name)}
     heats |= {f"kl_{layer}" if layer else "kl": [(layer, stage) for stage in kl[layer]] for layer in kl}
     own = [name for name in terms if name not in (*USUAL, *heats)]
     lines: list[list[Any]] = [

@@ -77,7 +77,8 @@ class Reconstructions(Grid):
         if not torch.equal(batch.input, batch.target):
             rows["input"] = batch.input.float().cpu()
         rows["mean"] = view.decode(view.vae.center(q), context)
-        rows["sample"] = view.decode(q.sample(), context, sampled=True)
+        z = view.vae.draw(batch).z[0][0] if view.is_hierarchy else q.sample()
+        rows["sample"] = view.decode(z, context, sampled=True)
         names, panels = view.names(indices), []
         for start in range(0, len(indices), self.columns):
             block = slice(start, start + self.columns)
@@ -157,8 +158,9 @@ class Samples(OfClasses):
         )
         further = [""] * (ceil(each / columns) - 1)
         rows = [words for number in classes for words in (view.class_names[number], *further)]
-        panels = [Panel(mean, "mean E[x|z]", rows), Panel(sample, "sample x ~ p(x|z)")]
-        caption = f"By class: x ~ p(x|z, c) with z ~ p(z|c). {CONTEXT}" if classes else ""
+        given = "z, c" if classes else "z"
+        panels = [Panel(mean, f"mean E[x|{given}]", rows), Panel(sample, f"sample x ~ p(x|{given})")]
+        caption = f"By class, with z ~ p(z|c). {CONTEXT}" if classes else ""
         return grids(panels, Title("Samples, z from the prior", view.name, caption), self.scale, across=2)
 
 
@@ -169,7 +171,7 @@ class Manifold(OfClasses):
 
     Args:
         n: steps in each direction, at most 100.
-        reach: the grid goes from -reach to reach, evenly; None for the prior's quantiles.
+        reach: the grid goes from -reach to reach, evenly; None for quantiles of a standard normal.
         quantiles: the first and the last quantile.
         dimensions: which two.
     """
@@ -196,7 +198,7 @@ class Manifold(OfClasses):
         if max(self.dimensions) >= view.latent_dim:
             return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
         if self.reach is None and view.is_hierarchy:
-            return "the first layer of a hierarchy has no prior quantiles: set its option reach"
+            return "the first layer of a hierarchy has no standard normal prior: set its option reach"
         return super().refuses(view)
 
     def figure(self, view: View) -> Drawn:
@@ -243,11 +245,9 @@ class Interpolation(Grid):
         if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
             paths["spherical"] = circle
         z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
-        if context is not None and not torch.equal(context[0], context[1]):  # each path with the context of either end
+        if context is not None and len(context) > 1:  # each path with the context of either end
             z, rows = z.repeat(2, 1, 1), [f"{path}, as {name}" for name in names for path in paths]
             context = context.repeat_interleave(len(paths) * self.steps, 0)
-        elif context is not None:
-            context = context[:1]
         decoded = view.decode(z, context)  # (rows, steps, C, H, W)
         left, right = (image.expand(len(rows), 1, *image.shape) for image in images)
         framed = torch.cat([left, decoded, right], 1)
@@ -277,7 +277,7 @@ class Transition(Grid):
         (first, last), _, names, context = ends(view, self.labels)
         z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
         caption = f"In even steps along the line between their {view.where}, to be read line by line."
-        if context is not None:
+        if context is not None and len(context) > 1:
             context = context[(2 * torch.arange(self.n**2) >= self.n**2).long()]
             caption += " The first half has the context of the first image, the rest that of the last."
         what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
@@ -412,7 +412,7 @@ class Transfer(Grid):
 def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
     """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of test images of two classes.
 
-    The contexts are None for a model that is not conditional.
+    The contexts are one where both are equal, and None for a model that is not conditional.
     """
     present = view.label.unique().tolist()
     first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
@@ -421,7 +421,10 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
         raise ValueError(f"the test split has one image of {view.class_names[first]}, and two are needed")
     batch = view.batch(indices)
     codes = view.encode(batch)
-    return codes.mean, batch.target.float().cpu(), view.names(indices), codes.context
+    context = codes.context
+    if context is not None and torch.equal(context[0], context[1]):
+        context = context[:1]
+    return codes.mean, batch.target.float().cpu(), view.names(indices), context
 
 
 def square(images: Tensor, columns: int | None = None) -> Tensor:

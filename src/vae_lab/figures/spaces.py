@@ -17,7 +17,7 @@ from vae_lab.view import View
 class LatentMap(Figure):
     """Posterior means of test images by class: as they are for two latents, else on their first two principal axes.
 
-    Around the origin stand the prior's circles at 1, 2 and 3 σ, which principal axes leave circles.
+    Around the origin stand the circles of a N(0, I) prior at 1, 2 and 3 σ, which principal axes leave circles.
 
     Args:
         n: number of test images, at least 3.

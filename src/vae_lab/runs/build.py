@@ -24,7 +24,7 @@ from vae_lab.checks import checked, in_one_line
 from vae_lab.data import ImageData
 from vae_lab.data.images import ImageShape
 from vae_lab.errors import ConfigError, one_line
-from vae_lab.model import BaseVAE, Batch, Head, Parts
+from vae_lab.model import BaseVAE, Batch, Head, Parts, as_tuple
 from vae_lab.networks import Network, Shape
 from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
@@ -64,22 +64,22 @@ def build_module(config: DictConfig) -> VAEModule:
     # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
     by_torch = str(config.optimizer._target_).startswith("torch.")  # the user's own may have other rules
     own = getattr(objective, "optimizer_options", None) or {}
+    with blame("objective"):
+        trained = module.trained()
+    with blame("objective.optimizer_options"):
+        if own and by_torch:
+            check_optimizer(**own)
+        if own:  # torch checks no options of a group
+            module.optimizer(objective.parameters(), **own)
     with blame("optimizer"):
         if by_torch:
             check_optimizer(**plain(config.optimizer))
-        known = module.optimizer(module.trained()).defaults
-    with blame("objective.optimizer_options"):
-        if by_torch:
-            check_optimizer(**own)
-        if unknown := own.keys() - known.keys():
-            raise ValueError(f"unknown key {min(unknown)}: {config.optimizer._target_} has {', '.join(known)}")
+        module.optimizer(trained)
     with blame("scheduler"):
         module.configure_optimizers()
     with blame("model"), torch.no_grad():
         pixels = torch.zeros(2, *image)
-        terms = module.eval().evaluate(Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
-        if wrong := [name for name, term in terms.items() if len(term) != len(pixels)]:
-            raise ValueError(f"{wrong[0]} must be a number for each image")
+        check_model(module.eval(), Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
     if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
         raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
     with blame("trainer"):
@@ -157,6 +157,19 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         said = one_line(cause) or type(cause).__name__
         reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {said}"
         raise ConfigError(group + reason) from error
+
+
+def check_model(module: VAEModule, batch: Batch) -> None:
+    """Check that a model draws what it says that it draws, and has a number for each image."""
+    draw, vae = module.vae.draw(batch), module.vae
+    sizes = tuple(z.shape[-1] for z in as_tuple(draw.z))
+    if sizes != vae.latent_dims:
+        raise ValueError(f"latent_dims={list(vae.latent_dims)} must be {list(sizes)}, as the layers that draw returns")
+    if vae.has_density != (draw.prior is not None):
+        kind = "has a density, and draw returns no" if vae.has_density else "has no density, and draw returns a"
+        raise ValueError(f"{type(vae).__name__} {kind} prior")
+    if wrong := [name for name, term in module.evaluate(batch).items() if len(term) != len(batch.target)]:
+        raise ValueError(f"{wrong[0]} must be a number for each image")
 
 
 def blamed(network: Network, group: str) -> Network:

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -84,9 +85,9 @@ class DrawFigures(Callback):
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
-            f"{name.removesuffix('_per_dimension').replace('/kl_', '/').replace('/kl', '')}/{number}": value
+            "/".join([stage, *([layer] if layer else []), str(number)]): value
             for name, values in self.module.vectors.items()
-            if name.partition("/")[2].startswith("kl")
+            for stage, layer in re.findall(r"^(\w+)/kl_?(layer\d+|)_per_dimension$", name)
             for number, value in enumerate(values)
         }  # train/0, or train/layer1/0 where there are several layers
         with warned("curves", self.module.epoch):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vae_lab.errors import ConfigError, DataError, one_line
 from vae_lab.files import replacing
-from vae_lab.metrics import USUAL
+from vae_lab.metrics import KL_OF_LAYER, USUAL
 from vae_lab.view import History
 
 KL_FILE = "kl_per_dimension.csv"
@@ -97,7 +97,7 @@ def is_special(name: str) -> bool:
     """
     stage, _, term = name.partition("/")
     usual = term.removesuffix("_unnormalised") in USUAL
-    return stage in ("train", "val") and not usual and not name.startswith("train/kl_layer")
+    return stage in ("train", "val") and not usual and not (stage == "train" and KL_OF_LAYER.fullmatch(term))
 
 
 @contextmanager
