@@ -148,12 +148,10 @@ class ConvEncoder(nn.Sequential):
         self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if context is None:
-            return super().forward(x)  # type: ignore[no-untyped-call]
         *convolutions, linear = self
         for layer in convolutions:
             x = layer(x)
-        return linear(x, context)
+        return linear(x) if context is None else linear(x, context)  # a network of a user's may take no context
 
 
 class ConvDecoder(nn.Sequential):

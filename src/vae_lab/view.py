@@ -175,8 +175,13 @@ class View:
         return self.vae.context(self.blank) is not None
 
     @property
+    def mean(self) -> str:
+        """What a mean image is called: `E[x|z]`, or `E[x|z, c]` of a conditional model."""
+        return "E[x|z, c]" if self.is_conditional else "E[x|z]"
+
+    @property
     def blank(self) -> Batch:
-        """A black image of the first class, for what does not depend on the data."""
+        """A black image of the first class, for questions that do not depend on the data."""
         pixels = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
         return Batch(pixels, pixels, torch.zeros(1, dtype=torch.long, device=self.device))
 
@@ -296,8 +301,7 @@ class View:
                 layer = next(self.vae.draw(batch).layers())  # (1, B, D) where it factorises
                 codes = codes._replace(kl=layer[0].float().cpu() if layer.dim() == 3 else None)
             parts.append(codes)
-        columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-        return Codes(*columns)  # type: ignore[arg-type]
+        return Codes._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
 
     @torch.no_grad()
     def decode(self, z: Tensor, context: Tensor | None = None, sampled: bool = False) -> Tensor:

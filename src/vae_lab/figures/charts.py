@@ -97,7 +97,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
     kinds |= {"mse": "MSE", "kl": "KL (nats)"}
     terms = list(dict.fromkeys(_term(name) for row in rows for name in row if name.startswith(("train/", "val/"))))
-    heats: dict[str, list[Any]] = {"kl": []} | {name: [] for name in terms if KL_OF_LAYER.fullmatch(name)}
+    heats: dict[str, list[Any]] = {name: [] for name in terms if KL_OF_LAYER.fullmatch(name)}
     heats |= {f"kl_{layer}" if layer else "kl": [(layer, stage) for stage in kl[layer]] for layer in kl}
     own = [name for name in terms if name not in (*USUAL, *heats)]
     lines: list[list[Any]] = [
@@ -116,7 +116,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
             if isinstance(panel, str):
                 axes = add_axes(figure, x, y, wide, high)
                 _over_epochs(axes, rows, panel)
-                of_layer = f"KL of {in_words(panel.removeprefix('kl_'))} (nats)"
+                of_layer = f"KL of {_layer_name(panel.removeprefix('kl_'))} (nats)"
                 axes.set_title(kinds.get(panel, of_layer if panel in heats else panel), size=9, loc="left")
             else:
                 layer, stage = panel
@@ -155,7 +155,7 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
     values = kl[stage][:, order].T.numpy()
     look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", **limits}
     shown = axes.imshow(values, extent=box, **look)
-    of_layer = f" of {in_words(layer)}" if layer else ""
+    of_layer = f" of {_layer_name(layer)}" if layer else ""
     axes.set_title(f"KL of each latent{of_layer} (nats), {stage}", size=9, loc="left")
     if dimensions <= 20:
         axes.set_yticks(range(dimensions), [f"z{number}" for number in order.tolist()])
@@ -171,7 +171,7 @@ def _of(row: Mapping[str, float], name: str) -> list[float]:
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
 
 
-def in_words(layer: str) -> str:
+def _layer_name(layer: str) -> str:
     """Return the name of a stochastic layer: `layer 1` of `layer1`."""
     return layer.replace("layer", "layer ")
 

@@ -1,6 +1,5 @@
 """Figures of images: reconstructions, and images of latents."""
 
-from abc import ABC
 from collections.abc import Sequence
 from math import ceil
 from typing import Annotated, ClassVar, Self
@@ -23,7 +22,7 @@ Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
 CONTEXT = "The context c of a class is that of its first test image."
 
 
-class OfClasses(Grid, ABC):
+class OfClasses(Grid):
     """Base of figures that show a conditional model class by class.
 
     Args:
@@ -84,7 +83,9 @@ class Reconstructions(Grid):
             block = slice(start, start + self.columns)
             panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
         drawn = "the same z" if not view.has_density else "z drawn from the posterior"
-        caption = f"mean: E[x|z] at the {view.center}. sample: one x drawn from p(x|z), {drawn}. Test images."
+        caption = (
+            f"mean: {view.mean} at the {view.center}. sample: one x drawn from the likelihood, {drawn}. Test images."
+        )
         return grids(panels, Title("Reconstructions", view.name, caption), self.scale)
 
 
@@ -120,8 +121,8 @@ class Denoising(Grid):
         panel = Panel(torch.stack([original, noisy, restored]), "", rows, view.names(indices))
         kind = type(view.data.noise).__name__
         caption = (
-            f"Test images with noise ({kind}) and their reconstruction E[x|z] at the {view.center}; MSE over these "
-            f"{len(indices)} images."
+            f"Test images with noise ({kind}) and their reconstruction {view.mean} at the {view.center}; MSE over "
+            f"these {len(indices)} images."
         )
         return grids([panel], Title("Denoising", view.name, caption), self.scale)
 
@@ -148,9 +149,10 @@ class Samples(OfClasses):
 
     def figure(self, view: View) -> Drawn:
         classes = self.classes(view)
-        each = max(1, self.n // max(1, len(classes)))  # of a class, or all
+        kinds = max(1, len(classes))
+        each = max(1, self.n // kinds)
         context = view.context([number for number in classes for _ in range(each)])
-        z = view.prior_sample(len(classes) * each or self.n, context)
+        z = view.prior_sample(kinds * each, context)
         columns = min(each, ceil(self.n**0.5))
         mean, sample = (
             torch.cat([square(part, columns) for part in images.split(each)])
@@ -158,8 +160,8 @@ class Samples(OfClasses):
         )
         further = [""] * (ceil(each / columns) - 1)
         rows = [words for number in classes for words in (view.class_names[number], *further)]
-        given = "z, c" if classes else "z"
-        panels = [Panel(mean, f"mean E[x|{given}]", rows), Panel(sample, f"sample x ~ p(x|{given})")]
+        density = "p(x|z, c)" if classes else "p(x|z)"
+        panels = [Panel(mean, f"mean {view.mean}", rows), Panel(sample, f"sample x ~ {density}")]
         caption = f"By class, with z ~ p(z|c). {CONTEXT}" if classes else ""
         return grids(panels, Title("Samples, z from the prior", view.name, caption), self.scale, across=2)
 
@@ -212,7 +214,7 @@ class Manifold(OfClasses):
         rest = ", the others 0" if view.latent_dim > 2 else ""
         caption = (
             f"z{across} from left to right, z{up} from bottom to top, each from {float(values[0]):.2f} to "
-            f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean E[x|z]."
+            f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean {view.mean}."
         )
         z = latents.plane(values, view.latent_dim, self.dimensions)
         panels = [Panel(view.decode(z, view.context([number])), view.class_names[number]) for number in classes]
@@ -253,7 +255,7 @@ class Interpolation(Grid):
         framed = torch.cat([left, decoded, right], 1)
         columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
         panel = Panel(framed, "", rows, columns)
-        caption = f"Between the {view.where} of two test images. Shown is the mean E[x|z]."
+        caption = f"Between the {view.where} of two test images. Shown is the mean {view.mean}."
         caption += " Each row has the context of one of them." if len(rows) > len(paths) else ""
         return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
 
@@ -328,7 +330,7 @@ class Traversals(Grid):
         caption = (
             f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
             f"image has them, at its {view.center}. Beside it: its {unit} {measured}, over {len(codes.label):,} "
-            "images. Shown is the mean E[x|z]."
+            f"images. Shown is the mean {view.mean}."
         )
         return grids([panel], Title("Traversals", view.name, caption), self.scale)
 
@@ -369,8 +371,8 @@ class ClassSamples(Grid):
         rows = [view.class_names[each] for each in classes]
         caption = (
             f"z from each class's Gaussian: mean of the {view.where}, mean of the posterior variances of its images "
-            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean E[x|z]"
-            f"{', given the class. ' + CONTEXT if view.is_conditional else '.'}"
+            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean {view.mean}."
+            f"{' ' + CONTEXT if view.is_conditional else ''}"
         )
         context = view.context([number for number in classes for _ in range(self.n)])
         images = view.decode(z, context)
@@ -404,7 +406,7 @@ class Transfer(Grid):
         panel = Panel(torch.cat([batch.target.float().cpu().unsqueeze(1), images], 1), "", names, ["truth", *names])
         caption = (
             f"Rows: a test image of each class, and its {view.center} with the context of each class. "
-            f"{CONTEXT} Shown is the mean E[x|z]."
+            f"{CONTEXT} Shown is the mean {view.mean}."
         )
         return grids([panel], Title("Transfer", view.name, caption), self.scale)
 

@@ -60,8 +60,8 @@ class ClassMse(Grid):
         mse, images = view.errors.classes
         names = view.class_names
         caption = (
-            f"Mean squared error per pixel of the reconstruction E[x|z] at the {view.center}, {int(images.sum()):,} "
-            f"test images; over all images it is {float(view.errors.error.double().mean()):.4f}."
+            f"Mean squared error per pixel of the reconstruction {view.mean} at the {view.center}, "
+            f"{int(images.sum()):,} test images; over all images it is {float(view.errors.error.double().mean()):.4f}."
         )
         examples = None if len(names) > MOST_SHOWN else self.extremes(view)
         return class_mse(mse, images, names, examples, Title("Error by class", view.name, caption), self.scale)

@@ -102,7 +102,7 @@ class LatentBars(Grid):
         indices = view.chosen(self.n)
         batch = view.batch(indices)
         codes, images = view.encode(batch), batch.input.float().cpu()
-        caption = f"Test images. Shown is the mean E[x|z] at the {view.center}."
+        caption = f"Test images. Shown is the mean {view.mean} at the {view.center}."
         title = Title("Through the latent space", view.name, caption)
         back = view.decode(codes.mean, codes.context)
         return latent_bars(images, codes.mean, codes.std, back, view.center, title, self.scale)

@@ -160,16 +160,16 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
 
 
 def check_model(module: VAEModule, batch: Batch) -> None:
-    """Check that a model draws what it says that it draws, and has a number for each image."""
+    """Check that what a model draws agrees with its attributes, and that its terms have one value for each image."""
     draw, vae = module.vae.draw(batch), module.vae
     sizes = tuple(z.shape[-1] for z in as_tuple(draw.z))
     if sizes != vae.latent_dims:
-        raise ValueError(f"latent_dims={list(vae.latent_dims)} must be {list(sizes)}, as the layers that draw returns")
+        raise ValueError(f"latent_dims={list(vae.latent_dims)}, but `draw` returns layers of sizes {list(sizes)}")
     if vae.has_density != (draw.prior is not None):
-        kind = "has a density, and draw returns no" if vae.has_density else "has no density, and draw returns a"
-        raise ValueError(f"{type(vae).__name__} {kind} prior")
+        prior = "no prior" if vae.has_density else "a prior"
+        raise ValueError(f"{type(vae).__name__}.has_density={vae.has_density}, but `draw` returns {prior}")
     if wrong := [name for name, term in module.evaluate(batch).items() if len(term) != len(batch.target)]:
-        raise ValueError(f"{wrong[0]} must be a number for each image")
+        raise ValueError(f"{wrong[0]}: expected one value for each image")
 
 
 def blamed(network: Network, group: str) -> Network:

@@ -85,7 +85,7 @@ class DrawFigures(Callback):
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
-            "/".join([stage, *([layer] if layer else []), str(number)]): value
+            "/".join(filter(None, (stage, layer, str(number)))): value
             for name, values in self.module.vectors.items()
             for stage, layer in re.findall(r"^(\w+)/kl_?(layer\d+|)_per_dimension$", name)
             for number, value in enumerate(values)

@@ -154,23 +154,26 @@ def read_history(folder: Path) -> History:
     rows = [{name: float(value) for name, value in row.items() if value} for row in read_curves(folder / "metrics.csv")]
     found = {int(row["epoch"]): row for row in read_curves(folder / KL_FILE)}
     columns: dict[tuple[str, str], list[str]] = {}  # of each layer and stage, in the order of the latents
-    for name in sorted({name for row in found.values() for name in row if "/" in name}, key=latent):
-        stage, *layer, _ = name.split("/")
-        columns.setdefault(("".join(layer), stage), []).append(name)
+    for name in sorted({name for row in found.values() for name in row if "/" in name}, key=place):
+        _, layer, stage, _ = place(name)
+        columns.setdefault((layer, stage), []).append(name)
     kl: dict[str, dict[str, Tensor]] = {}
-    for (name, stage), order in columns.items():
+    for (layer, stage), order in columns.items():
         table = [[float(found.get(int(row["epoch"]), {}).get(column) or "nan") for column in order] for row in rows]
         values = torch.tensor(table)
         if not values.isnan().all():
-            kl.setdefault(name, {})["training" if stage == "train" else "validation"] = values
+            kl.setdefault(layer, {})["training" if stage == "train" else "validation"] = values
     return History(rows, kl)
 
 
-def latent(column: str) -> tuple[int, str, str, int]:
-    """Return what the columns of `kl_per_dimension.csv` are ordered by: layer, stage, number of the latent."""
+def place(column: str) -> tuple[int, str, str, int]:
+    """Return the place of a column of `kl_per_dimension.csv`: length of the layer's name, it, stage, latent.
+
+    The length puts layer10 behind layer2. `train/0` is of an only layer, which has no name, `train/layer1/0` of others.
+    """
     stage, *layers, number = column.split("/")
     layer = "".join(layers)
-    return len(layer), layer, stage, int(number)  # layer10 comes after layer2
+    return len(layer), layer, stage, int(number)
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
