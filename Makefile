@@ -4,9 +4,10 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 PYTHON3 ?= python3
 ROWS    := mlp compiled bf16 parts start
+PYTEST   = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test notebooks gallery bench lint format type clean
+.PHONY: help install demo test test-all notebooks gallery bench lint format type clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +24,11 @@ demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download, and 
 	$(BIN)/python -m vae_lab.train name=demo data=digits model=gaussian_mlp likelihood=gaussian_shared latent_dim=2 \
 	  trainer.max_epochs=150 print_every=25
 
-test: lint type  ## ruff, mypy and pytest
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+test: lint type  ## ruff, mypy and all tests that are not marked as slow
+	$(PYTEST) -m "not slow"
+
+test-all: lint type  ## ruff, mypy and all tests
+	$(PYTEST)
 
 notebooks: $(READY)  ## run the notebooks, and keep what they show as pages in outputs/notebooks
 	$(BIN)/jupyter nbconvert --to html --execute --output-dir outputs/notebooks notebooks/*.ipynb

@@ -18,6 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torchvision.datasets import CIFAR10
 
+import forked
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.model import VAE, Batch, Conditional, Parts
 from vae_lab.networks import MLP
@@ -49,6 +50,13 @@ needs_mnist = pytest.mark.skipif(
     not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),
     reason="MNIST is not on this machine: point VAE_LAB_DATA at a folder that holds MNIST/raw",
 )
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark notebooks as slow: each starts a kernel and trains."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -144,8 +152,13 @@ def write_cifar10(root: Path, patch: pytest.MonkeyPatch, images: int) -> dict[st
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m vae_lab.train` in an empty folder, with no network and no data to be found by chance."""
+def command(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m vae_lab.train` in an empty directory, with no network and no data to be found by chance.
+
+    With variables that Python or OpenMP read on start-up the process is a new one.
+    """
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -154,6 +167,9 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     environment |= {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
 
     def run(*arguments: str, module: str = "vae_lab.train", **more: str) -> subprocess.CompletedProcess[str]:
+        if not any(name.startswith(("PYTHON", "OMP_")) for name in more):
+            output = tmp_path_factory.mktemp("output")
+            return forked.run(module, arguments, tmp_path, environment | more, output, timeout=300)
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=tmp_path,

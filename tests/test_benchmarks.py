@@ -60,6 +60,7 @@ def test_the_bare_loop_learns() -> None:
     assert loop.evaluate(images)["elbo"] > before + 100
 
 
+@pytest.mark.slow
 def test_a_short_benchmark_measures_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

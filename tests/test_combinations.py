@@ -75,17 +75,27 @@ def test_the_table_has_all_eight_presets() -> None:
     assert len(TRAINS) == 3 * 8 + 2 * 6
 
 
+def train_with(noise: str, model: str, kind: str, sources: dict, splits: dict) -> None:
+    options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], "latent_dim=3", "data.batch_size=16"]
+    config = compose("train", [*options, f"noise={noise}"])[0]
+    data = runs.build_data(config)
+    if kind not in splits:
+        data.prepare_data()
+        data.setup()
+        splits[kind] = data.train
+    train_three_steps(runs.build_module(config), data, splits[kind], noise)
+
+
+@pytest.mark.parametrize(("model", "kind"), TRAINS)
+def test_trains_with_a_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
+    train_with(NOISES[TRAINS.index((model, kind)) % len(NOISES)], model, kind, sources, splits)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "kind"), TRAINS)
 def test_trains_with_every_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
-    options = [f"model={model}", *(GREY | COLOUR)[kind], *sources[kind], "latent_dim=3", "data.batch_size=16"]
     for noise in NOISES:
-        config = compose("train", [*options, f"noise={noise}"])[0]
-        data = runs.build_data(config)
-        if kind not in splits:
-            data.prepare_data()
-            data.setup()
-            splits[kind] = data.train
-        train_three_steps(runs.build_module(config), data, splits[kind], noise)
+        train_with(noise, model, kind, sources, splits)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

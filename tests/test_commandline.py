@@ -137,6 +137,7 @@ def test_a_run_goes_on_in_its_own_directory(command: Command, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_image_once(command: Command, tmp_path: Path) -> None:
     options = ("data=digits", "model=ae_mlp", "trainer.max_epochs=0", "trainer.precision=64-true")
     numbers = []
@@ -221,6 +222,7 @@ def test_no_two_runs_share_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_dir("outputs/vae/mine", "outputs/vae") == "outputs/vae/mine"
 
 
+@pytest.mark.slow
 def test_a_wheel_trains_from_an_empty_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

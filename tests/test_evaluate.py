@@ -98,6 +98,7 @@ def test_the_command_prints_the_numbers_and_the_classes(command: Command, digits
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
 
 
+@pytest.mark.slow
 def test_the_error_of_classes_is_numpys_whether_one_process_tests_or_two(command: Command, tmp_path: Path) -> None:
     """Over 10,000 images, in batches of which the last is smaller."""
     real = Path(os.environ.get("VAE_LAB_DATA", "data")).absolute()

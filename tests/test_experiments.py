@@ -122,6 +122,7 @@ def test_every_command_stands_as_it_is_written(line: str) -> None:
     assert all(max(each.epochs) <= config.trainer.max_epochs for each in figures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lines"), BLOCKS)
 def test_the_commands_of_a_section_draw_its_pictures(
     name: str,
@@ -186,7 +187,7 @@ def gallery() -> ModuleType:
 def test_pictures_are_made_small_enough_or_refused(gallery: ModuleType) -> None:
     random = np.random.default_rng(0)
     plain, wild, wilder = (
-        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (50, 300, 2000)
+        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (50, 300, 1000)
     )
     for picture in (plain, wild):
         with Image.open(io.BytesIO(gallery.small(picture))) as made:
@@ -202,6 +203,7 @@ def test_pictures_stand_side_by_side(gallery: ModuleType) -> None:
     assert [row.getpixel((x, 20)) for x in (10, 40)] == [(0, 0, 0), (255, 0, 0)]
 
 
+@pytest.mark.slow
 def test_the_gallery_is_made_by_the_commands_of_a_page(
     gallery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from vae_lab.workarounds import onednn
 LOOP = re.search(r"```python\n(import torch\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_readme_needs_neither_lightning_nor_hydra() -> None:
     """In a process of its own, because the modules are blocked from import."""
     lab = ("pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "torchvision")

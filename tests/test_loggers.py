@@ -108,6 +108,7 @@ def test_wandb_needs_no_account_and_asks_nothing(command: callable, tmp_path: Pa
         assert log.stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
     done = command(*SHORT, "logger=wandb", "logger.wandb.offline=false", "hydra.run.dir=run", **home)

@@ -193,6 +193,7 @@ def test_elbo_refuses_what_cannot_work(options: dict) -> None:
         Elbo(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
 def test_compiled_it_gives_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):

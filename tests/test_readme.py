@@ -55,6 +55,7 @@ def test_every_command_trains(
     assert len(list(tmp_path.glob("outputs/readme/*/metrics.json"))) == expected
 
 
+@pytest.mark.slow
 def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ways = {

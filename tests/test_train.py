@@ -469,6 +469,7 @@ def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
     assert not [name for name in run.metrics if name.startswith(("val/", "test/"))]
 
 
+@pytest.mark.slow
 @needs_mnist
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
 def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:

@@ -93,7 +93,12 @@ def small(searchpath: str, tmp_path: Path) -> Callable[..., Run]:
     return lambda name, *options: train([searchpath, *SMALL, f"hydra.run.dir={tmp_path / name}", *options])
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("two layers", "conditional", "inverse autoregressive posterior")
+
+
+@pytest.mark.parametrize(
+    "name", [each if each in FAST else pytest.param(each, marks=pytest.mark.slow) for each in CASES]
+)
 def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> None:
     case = CASES[name]
     run = small("run", "trainer.max_epochs=2", "callbacks=default", *case.options)
