@@ -12,7 +12,7 @@ def one_line(text: object) -> str:
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the closest option, or all of them if there are at most eight.
 
-    >>> did_you_mean("latentdim", ["latent_dim", "seed"])
+    >>> did_you_mean("LatentDim", ["latent_dim", "seed"])
     "; did you mean 'latent_dim'?"
     >>> did_you_mean("x", ["latent_dim", "seed"])
     '; expected one of latent_dim, seed'
@@ -20,8 +20,9 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     ''
     """
     options = list(options)
-    if closest := get_close_matches(name, options, n=1):
-        return f"; did you mean '{closest[0]}'?"
+    in_lower_case = {option.lower(): option for option in options}
+    if closest := get_close_matches(name.lower(), in_lower_case, n=1):
+        return f"; did you mean '{in_lower_case[closest[0]]}'?"
     return f"; expected one of {', '.join(options)}" if 0 < len(options) <= 8 else ""
 
 
