@@ -33,7 +33,7 @@ class Part:
         ({"width": 0}, "width=0: must be greater than 0"),
         ({"width": 1.0}, "width=1.0: must be a whole number"),
         ({"width": True}, "width=true: must be a whole number"),
-        ({}, "width: must be given"),
+        ({}, "width: missing required option"),
         ({"width": 1, "height": 2}, "height: unknown option"),
         ({"width": 1, "sides": 0}, "sides=0: must be greater than 0 or a list"),
         ({"width": 1, "sides": "abc"}, "sides=abc: must be a whole number or a list"),

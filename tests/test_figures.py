@@ -222,7 +222,7 @@ def test_latent_bars_are_means_with_their_deviations(std: bool) -> None:
 
 def test_bars_of_classes_stand_above_their_images() -> None:
     mse, count = torch.tensor([0.01, float("nan"), 0.03]), torch.tensor([5, 0, 7])
-    examples = Panel(torch.rand(2, 3, 1, 8, 8), rows=["best", "reconstructed"])
+    examples = Panel(torch.rand(2, 3, 1, 8, 8), rows=["best", "reconstruction"])
     figure = class_mse(mse, count, ["cat", "dog", "$bird$"], examples, TITLE)
     bars, grid = figure.axes
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([0.01, 0, 0.03])
@@ -278,15 +278,15 @@ def test_curves_are_the_numbers_over_the_epochs() -> None:
     assert list(lines["training"].get_xydata().T[1]) == [-9, -8, -7]
     assert lines["validation"].get_xydata().tolist() == [[1, -8], [2, -7]]
     assert [line.get_label() for line in named["loss (nats)"].lines] == ["training"]
-    assert "log-likelihood, reconstruction (nats)" not in named
+    assert "log-likelihood (nats)" not in named
     kl_panel = named["KL (nats)"]  # that of the training fell and rose, that of the validation only rose
     said = [text.get_text() for text in kl_panel.get_legend().get_texts()]
-    assert said == ["training, lowest in epoch 2", "validation"]
+    assert said == ["training, minimum at epoch 2", "validation"]
     assert [line.get_xydata().tolist() for line in kl_panel.lines if line.get_marker() == "v"] == [[[2, 1]]]
-    heat = named["KL of each latent (nats), training"]
+    heat = named["KL per dimension (nats), training"]
     np.testing.assert_allclose(heat.images[0].get_array(), [[2.0, 1.0, 0.5], [0.0, 0.5, 1.5]])
     assert [text.get_text() for text in heat.get_yticklabels()] == ["z1", "z0"]
-    other = named["KL of each latent (nats), validation"].images[0]
+    other = named["KL per dimension (nats), validation"].images[0]
     np.testing.assert_allclose(other.get_array()[:, 0], [0.2, 0.1])  # by what validation knew last
     assert other.get_clim() == heat.images[0].get_clim() == (0, 2)
     assert_nothing_is_cut_off(figure)
@@ -303,7 +303,7 @@ def test_curves_of_a_hierarchy_have_a_line_for_each_layer_and_own_terms_come_las
     figure = charts.curves(rows, kl, TITLE)
     named = {title: axes for axes in figure.axes if (title := axes.get_title(loc="left"))}
     layers = [f"KL of layer {number} (nats)" for number in (1, 2)]
-    heats = [f"KL of each latent of layer {number} (nats), training" for number in (1, 2)]
+    heats = [f"KL per dimension of layer {number} (nats), training" for number in (1, 2)]
     assert named.keys() == {"loss (nats)", "KL (nats)", *layers, *heats, "tc"}
     assert [named[heat].images[0].get_array().shape for heat in heats] == [(2, 2), (3, 2)]
     assert named[layers[0]].lines[0].get_ydata().tolist() == [-1, 0]

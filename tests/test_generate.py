@@ -258,7 +258,7 @@ def test_damaged_curves_are_said_to_be_damaged(moved: Path, content: bytes) -> N
     with pytest.raises(DataError, match=r"metrics\.csv is damaged"):
         generate([f"run={moved}", "figure=curves"])
     (moved / "metrics.csv").unlink()
-    with pytest.raises(ConfigError, match="no numbers of an epoch"):
+    with pytest.raises(ConfigError, match="no metrics of a completed epoch"):
         generate([f"run={moved}", "figure=curves"])
 
 
@@ -307,7 +307,7 @@ def test_a_class_that_the_test_lacks(folder_run: Run, tmp_path: Path) -> None:
         generate([*where, "figure=class_samples", "labels=[0]"])
     (folder,) = generate([*where, "format=png", "n=2", "labels=[c d]"])
     assert sorted(file.name for file in (folder / "mean").iterdir()) == ["0-c-d.png", "1-c-d.png"]
-    with pytest.raises(ConfigError, match="labels: wasp is no class of Folder: there are ant, bee, c d"):
+    with pytest.raises(ConfigError, match="labels: unknown class 'wasp' of Folder; expected one of ant, bee, c d"):
         generate([*where, "labels=[wasp]"])
 
 

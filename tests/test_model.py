@@ -184,7 +184,7 @@ def test_a_conditional_takes_a_context_with_any_leading_axes(network: type, give
     with pytest.raises(ValueError, match=r"the context is missing; it must have shape \[5, 4\]"):
         conditional(x)
     for wrong in (torch.rand(5, 3), torch.rand(4), torch.rand(1, 4), torch.rand(3, 4)):
-        with pytest.raises(ValueError, match=r"the context must have shape \[5, 4\], and has"):
+        with pytest.raises(ValueError, match=r"the context must have shape \[5, 4\], but has"):
             conditional(x, wrong)
 
 
@@ -232,7 +232,7 @@ def test_a_head_says_what_stands_for_a_posterior_whose_mean_has_no_closed_form()
     batch = make_batch()
     vae = make_vae(NoMean())
     with pytest.raises(
-        NotImplementedError, match="NoMean: the mean of TransformedDistribution has no closed form: over"
+        NotImplementedError, match="NoMean: the mean of TransformedDistribution has no closed form; over"
     ):
         vae.reconstruct(vae.encode(batch.input))
     NoMean.center = lambda _, q: q.base_dist.mean
@@ -245,5 +245,5 @@ def test_layers_of_different_sizes_are_refused() -> None:
     q, p = (Independent(Normal(torch.zeros(2, size), torch.ones(size)), 1) for size in (3, 1))
     one = torch.zeros(2)
     draw = Draw(z=(q.sample(),), q=(q,), p=p, log_likelihood=one, prior=(p,))
-    with pytest.raises(ValueError, match=r"of size \[3\] has no KL to a prior of size \[1\]"):
+    with pytest.raises(ValueError, match=r"posterior has size \[3\], but the prior has size \[1\]"):
         list(draw.layers())

@@ -54,7 +54,7 @@ class Case(NamedTuple):
     center: str = "posterior mean"
 
 
-NO_QUANTILES = "the first layer of a hierarchy has no standard normal prior: set its option reach"
+NO_QUANTILES = "z₁ of a hierarchical VAE has no standard normal prior; set reach"
 CASES = {
     "two layers": Case(
         ["vae=two_layers", "vae.upper_dim=2", "vae.hidden=[16]", "prior=upper"],
@@ -166,7 +166,7 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
     for row, tiles in enumerate(cut(transfer, 3, 4)):
         shown = [view.batch(indices).target[row], *view.decode(codes.mean[[row]].expand(3, -1), context)]
         np.testing.assert_allclose(tiles, bytes_of(torch.stack(shown)), atol=1)
-    assert {"truth", "2", "5", "7"} <= set(words(transfer))
+    assert {"image", "2", "5", "7"} <= set(words(transfer))
 
     one_class = figures.Samples(n=7, labels=[5]).draw(view)
     assert cut(one_class, 3, 3).shape == (3, 3, 56, 56)  # a square, as without classes
@@ -182,7 +182,7 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
         np.testing.assert_allclose(cut(manifold, 2, 2, gap=0, place=place), bytes_of(expected), atol=1)
 
     between = figures.Interpolation(labels=[2, 7], steps=3).draw(view)
-    rows = [f"{path}, as {name}" for name in ("2", "7") for path in ("linear", "spherical")]
+    rows = [f"{path}, c of {name}" for name in ("2", "7") for path in ("linear", "spherical")]
     assert [text for text in words(between) if text in rows] == rows
     first, last = codes.mean[[0, 2]]
     for row, end in ((0, 0), (2, 2)):  # linear, with the context of either end
@@ -214,7 +214,7 @@ def test_circles_are_the_prior_of_every_class(small: Callable[..., Run]) -> None
 
 def test_traversals_say_that_a_layers_kl_is_an_estimate(small: Callable[..., Run]) -> None:
     view = small("run", *CASES["two layers"].options, "trainer.max_epochs=0").view()
-    assert "estimated from one sample an image" in " ".join(words(figures.Traversals().draw(view))).replace("\n", " ")
+    assert "estimated from one sample per image" in " ".join(words(figures.Traversals().draw(view))).replace("\n", " ")
 
 
 def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> None:
@@ -225,7 +225,9 @@ def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> 
     found = (inputs.unsqueeze(1) == images).flatten(2).all(-1)  # (200, N)
     assert found.any(1).all()
     assert found.any(0).sum() > 190  # not one image again and again
-    with pytest.raises(ConfigError, match=r"^model: prior\.components=2000 is more than the 1294 training images$"):
+    with pytest.raises(
+        ConfigError, match=r"^model: prior\.components=2000: must be at most 1294, the number of training images$"
+    ):
         small("other", "prior=vamp", "prior.components=2000")
 
 

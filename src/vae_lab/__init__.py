@@ -1,4 +1,4 @@
-"""Variational autoencoders, composed on the command line and right to the last constant."""
+"""A research framework for variational autoencoders, configured on the command line."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,10 +41,10 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that the command line answers before torch is imported."""
+    """Import a public name on first use, so that `--help` does not import torch."""
     if name in __all__:
-        for part in ("model", "networks", "likelihoods", "posteriors", "priors", "objectives"):
-            found = getattr(import_module(f"vae_lab.{part}"), name, None)
-            if getattr(found, "__module__", None) == f"vae_lab.{part}":
+        for module in ("model", "networks", "likelihoods", "posteriors", "priors", "objectives"):
+            found = getattr(import_module(f"vae_lab.{module}"), name, None)
+            if getattr(found, "__module__", None) == f"vae_lab.{module}":
                 return found
     raise AttributeError(f"module 'vae_lab' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Argument checks: a constructor states its rules as pydantic types in its signature, and an error becomes one line.
+"""Argument checks: a constructor declares its constraints as pydantic types; an error is reported in one line.
 
 class Gaussian(Head):
     @checked
@@ -20,7 +20,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-WORDS = {  # for what pydantic says in terms of Python
+WORDS = {  # replace pydantic's Python terms; keyed by its error types
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "bool_type": "true or false",
@@ -35,23 +35,23 @@ WORDS = {  # for what pydantic says in terms of Python
 
 
 def in_one_line(error: ValidationError) -> str:
-    """Return what is wrong with the first argument that an error is about, as `scale=-1: must be greater than 0`.
+    """Return the first invalid argument of an error and what it must be: `scale=-1: must be greater than 0`.
 
-    Where an argument may be of several types, what is allowed is joined by "or"; of an element of a list, as in
-    `hidden[0]=0: must be greater than 0`, only what an element may be is told.
+    The alternatives of a union type are joined by "or". For an element of a list, such as
+    `hidden[0]=0: must be greater than 0`, only the requirements on an element are listed.
     """
     name = error.errors()[0]["loc"][:1]
     places: dict[str, list[Any]] = {}
     for wrong in error.errors():
-        if wrong["loc"][:1] == name:  # behind the name are positions in lists, and words of pydantic's for types
+        if wrong["loc"][:1] == name:  # list indices and pydantic's type names follow the argument's name
             indices = "".join(f"[{index}]" for index in wrong["loc"][1:] if isinstance(index, int))
             places.setdefault(f"{''.join(map(str, name))}{indices}", []).append(wrong)
     place, found = max(places.items(), key=lambda item: item[0].count("["))
     if found[0]["type"].startswith("missing"):
-        return f"{place}: must be given"
+        return f"{place}: missing required option"
     if found[0]["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: unknown option"
-    if not place:  # it is about all arguments together, and says which
+    if not place:  # a model validator: its message names the options
         return in_words(found[0])
     value = one_line(found[0]["input"])
     value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
@@ -59,7 +59,7 @@ def in_one_line(error: ValidationError) -> str:
 
 
 def in_words(wrong: Any) -> str:
-    """Return what pydantic found to be allowed, without its own terms."""
+    """Return the requirement of a pydantic error in plain words."""
     if wrong["type"] in WORDS:
         return WORDS[wrong["type"]].format(**wrong.get("ctx", {}))
     if wrong["type"] == "is_instance_of" and wrong["ctx"]["class"] == "Sequence":
@@ -69,12 +69,13 @@ def in_words(wrong: Any) -> str:
 
 
 @contextmanager
-def inside(part: str) -> Iterator[None]:
-    """Put the name of a part before those of the arguments that it refuses."""
+def inside(component: str) -> Iterator[None]:
+    """Prefix the arguments in a validation error with the name of the component that rejected them."""
     try:
         yield
     except ValidationError as error:
         wrong: list[Any] = [
-            {**each, "loc": (f"{part}.{each['loc'][0]}", *each["loc"][1:])} for each in error.errors(include_url=False)
+            {**each, "loc": (f"{component}.{each['loc'][0]}", *each["loc"][1:])}
+            for each in error.errors(include_url=False)
         ]
         raise ValidationError.from_exception_data(error.title, wrong) from error

@@ -1,13 +1,33 @@
-"""What can go wrong for reasons that the user can mend, and the exit code of each."""
+"""The errors that a user can resolve, and the exit code of each."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def one_line(text: object) -> str:
-    """Return a text, such as that of an error, with its lines joined by spaces."""
+    """Return a text with its lines stripped and joined by spaces."""
     return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
 
 
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the closest option, or all of them if there are at most eight.
+
+    >>> did_you_mean("LatentDim", ["latent_dim", "seed"])
+    "; did you mean 'latent_dim'?"
+    >>> did_you_mean("x", ["latent_dim", "seed"])
+    '; expected one of latent_dim, seed'
+    >>> did_you_mean("x", "abcdefghi")
+    ''
+    """
+    options = list(options)
+    in_lower_case = {option.lower(): option for option in options}
+    if closest := get_close_matches(name.lower(), in_lower_case, n=1):
+        return f"; did you mean '{in_lower_case[closest[0]]}'?"
+    return f"; expected one of {', '.join(options)}" if 0 < len(options) <= 8 else ""
+
+
 class VaeLabError(Exception):
-    """Base of the errors that end a command with one line; `exit_code` is what the shell sees."""
+    """Base class of the errors that end a command with one line and the exit code `exit_code`."""
 
     exit_code = 1
 
@@ -16,18 +36,18 @@ class VaeLabError(Exception):
 
 
 class ConfigError(VaeLabError):
-    """A value, or a combination of values, that cannot work: names the key, the value and what can."""
+    """An invalid value or combination of values. The message names the key, the value and what is expected."""
 
     exit_code = 2
 
 
 class DataError(VaeLabError):
-    """Data or a stored run that is missing, damaged or of the wrong kind: names the path and the way out."""
+    """Data or a run that is missing, corrupt or of the wrong kind. The message names the path and what to do."""
 
     exit_code = 3
 
 
 class NonFiniteError(VaeLabError):
-    """A loss that is not a number or infinite: names the step and the term, before the weights take harm."""
+    """A loss that is NaN or infinite. The message names the step and the term; the weights are not updated."""
 
     exit_code = 4

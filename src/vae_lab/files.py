@@ -1,4 +1,4 @@
-"""How a file is written: whole, or not at all."""
+"""Atomic writing of files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, beside `path`, that takes its name when all is written; nothing stays where it fails."""
-    beside = path.with_suffix(".tmp")
+    """Yield a temporary path next to `path`, which is renamed to `path` on success and deleted on failure."""
+    temporary = path.with_suffix(".tmp")
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

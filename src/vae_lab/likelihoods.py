@@ -1,8 +1,8 @@
-"""Likelihood heads: from a decoder's output to the distribution p(x|z) over images (C, H, W).
+"""Likelihood heads, which turn the output of a decoder into the distribution p(x|z) over images (C, H, W).
 
-Each states in `support` the values that it is a likelihood of; data with other values are refused at start.
-All constants are in `log_prob`, so that values compare across models; one that has none to have says so by
-`normalised = False`.
+The `support` of a likelihood declares the pixel values that it accepts; other data are rejected before training.
+`log_prob` includes all constants, so that values of different models are comparable. An unnormalised likelihood
+declares `normalised = False`.
 """
 
 import math
@@ -23,7 +23,7 @@ Mean = Literal["sigmoid", "identity"]
 
 
 class Bernoulli(Head):
-    """Binary pixels: log p(x|z) = Σ x log π + (1 - x) log(1 - π), from logits, so finite at any logit.
+    """Binary pixels: log p(x|z) = Σ x log π + (1 - x) log(1 - π), computed from logits and finite for every logit.
 
     >>> p = Bernoulli()(torch.zeros(1, 1, 2, 2))  # four pixels, each 1 with probability one half
     >>> p.log_prob(torch.ones(1, 1, 2, 2)).exp()
@@ -37,7 +37,7 @@ class Bernoulli(Head):
 
 
 class BernoulliPixels(Independent[BernoulliDistribution]):
-    """The distribution of an image, with a density that takes two passes over the pixels less than torch's."""
+    """Independent Bernoulli pixels with a faster `log_prob` than torch's: it makes two fewer passes over the pixels."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
@@ -46,13 +46,13 @@ class BernoulliPixels(Independent[BernoulliDistribution]):
 
 
 class CrossEntropy(Bernoulli):
-    """Grey pixels scored as if they were probabilities: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
+    """Binary cross-entropy of grey pixels: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
 
-    That is no density: over [0, 1] it does not integrate to 1, and the constant that would make it one depends on π.
-    Its values are no log-likelihoods and give no bound of log p(x); they are reported as `…_unnormalised`.
+    It is not a density: it does not integrate to 1 over [0, 1], and the missing constant depends on π. Its values are
+    therefore not log-likelihoods and do not bound log p(x); they are reported as `…_unnormalised`.
 
     >>> p = CrossEntropy()(torch.zeros(1, 1, 1, 1))
-    >>> p.log_prob(torch.full((1, 1, 1, 1), 0.3)).exp()  # one half, whatever the pixel
+    >>> p.log_prob(torch.full((1, 1, 1, 1), 0.3)).exp()  # one half for every pixel value
     tensor([0.5000])
     """
 
@@ -61,10 +61,10 @@ class CrossEntropy(Bernoulli):
 
 
 class RealPixels(Head):
-    """What the Gaussians share: the way from the decoder's output to the mean.
+    """Base class of the Gaussian likelihoods, which computes the mean from the output of the decoder.
 
     Args:
-        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
     """
 
     support = constraints.real
@@ -78,11 +78,12 @@ class RealPixels(Head):
 
 
 class Gaussian(RealPixels):
-    """Real pixels with one fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
+    """Real pixels with a fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
 
     Args:
-        scale: σ in units of the pixel values, which lie in [0, 1]; σ = 1 makes it half the squared error.
-        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+        scale: σ in units of the pixel values, which are in [0, 1]. For σ = 1, -log p(x|z) is half the squared error
+            plus a constant.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
 
     >>> p = Gaussian(scale=0.5, mean="identity")(torch.zeros(1, 1, 1, 1))
     >>> torch.exp(p.log_prob(torch.zeros(1, 1, 1, 1)))  # 1 / (0.5 √(2π))
@@ -99,17 +100,17 @@ class Gaussian(RealPixels):
 
 
 class GaussianShared(RealPixels):
-    """Real pixels with one σ, learned and the same for all pixels and images (Rybkin et al., arXiv 2006.13202).
+    """Real pixels with one learned σ, shared by all pixels and images (Rybkin et al., arXiv 2006.13202).
 
-    σ = `min_scale` + softplus(ρ), at most e^10; ρ is a parameter of the head.
+    σ = `min_scale` + softplus(ρ), at most e^10, where ρ is a parameter of the head.
 
     Args:
-        scale: σ at the start of the training, in units of the pixel values, which lie in [0, 1].
-        min_scale: what σ stays above; pixels that are always the same would draw it to 0, where densities are infinite.
-        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+        scale: initial σ, in units of the pixel values, which are in [0, 1].
+        min_scale: lower bound of σ. Without it, constant pixels would drive σ to 0 and the density to infinity.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
 
     Raises:
-        ValueError: for a scale that is not above `min_scale`.
+        ValueError: if `scale` is not greater than `min_scale` and less than e^10.
 
     >>> p = GaussianShared(scale=0.5)(torch.zeros(1, 1, 1, 2))
     >>> p.stddev.flatten().tolist()
@@ -121,7 +122,9 @@ class GaussianShared(RealPixels):
         super().__init__(mean)
         self.min_scale = min_scale
         if not min_scale < scale < math.exp(MAX_LOG_SCALE):
-            raise ValueError(f"scale={scale} must be above min_scale={min_scale} and below e^{MAX_LOG_SCALE:g}")
+            raise ValueError(
+                f"scale={scale}: must be greater than min_scale={min_scale} and less than e^{MAX_LOG_SCALE:g}"
+            )
         spread = scale - min_scale
         self.raw_scale = nn.Parameter(torch.tensor(spread + math.log(-math.expm1(-spread))))  # softplus⁻¹
 
@@ -130,14 +133,14 @@ class GaussianShared(RealPixels):
 
 
 class GaussianLearned(RealPixels):
-    """Real pixels with a mean and a σ for each pixel of each image, both from the decoder.
+    """Real pixels with a mean and a σ for each pixel of each image, both computed by the decoder.
 
-    σ = `min_scale` + softplus(ρ), at most e^10; the decoder gives the means' channels, then the ρs'.
+    σ = `min_scale` + softplus(ρ), at most e^10. The decoder returns the channels of the mean, then those of ρ.
 
     Args:
-        min_scale: what σ stays above, in units of the pixel values, which lie in [0, 1]; pixels that are always the
-            same would draw it to 0, where densities are infinite.
-        mean: `sigmoid` keeps the mean inside [0, 1], where images are; `identity` leaves it free.
+        min_scale: lower bound of σ, in units of the pixel values, which are in [0, 1]. Without it, constant pixels
+            would drive σ to 0 and the density to infinity.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
 
     >>> p = GaussianLearned(min_scale=0.1)(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))  # mean, then ρ
     >>> p.mean.item(), round(p.stddev.item(), 4)  # 0.1 + softplus(1)

@@ -1,4 +1,4 @@
-"""Metrics: sums over images that stay on the device, divided by counts when they are read; means of each class."""
+"""Metrics: means of terms over a split, accumulated on the device, and means over each class."""
 
 import re
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # numbers that every model may have
-KL_OF_LAYER = re.compile(r"kl_layer\d+")  # of a hierarchy
+USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # metrics that any model may have
+KL_OF_LAYER = re.compile(r"kl_layer\d+")  # of a hierarchical VAE
 
 
 class Sums:
-    """Adds up named terms per image; `means` divides by the number of images, so ragged batches change nothing.
+    """Sums of named terms over images, from which `means` computes means that do not depend on the batch sizes.
 
-    Every `add` has the same terms; one read costs one transfer from the device.
+    Every call of `add` takes the same terms. `means` makes a single transfer from the device.
 
     >>> sums = Sums()
     >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0]), "kl_per_dimension": torch.tensor([[1.0, 0.0], [0.0, 2.0]])})
@@ -24,52 +24,50 @@ class Sums:
     """
 
     def __init__(self) -> None:
-        self.widths: dict[str, int] = {}  # of each term, 0 for a number an image
-        self.sums: Tensor | None = None  # (numbers,)
+        self.widths: dict[str, int] = {}  # D of each term (B, D), 0 of a term (B,)
+        self.sums: Tensor | None = None  # (values,)
         self.count = 0
 
     def add(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add terms of shape (B,) or (B, D) each, and return them without their gradients."""
+        """Add terms of shape (B,) or (B, D), and return them detached."""
         widths = {name: term.shape[1] if term.dim() > 1 else 0 for name, term in terms.items()}
-        assert self.sums is None or self.widths == widths, "the same terms in every step"
+        assert self.sums is None or self.widths == widths, "every step must have the same terms"
         values = torch.cat([term if term.dim() > 1 else term.unsqueeze(1) for term in terms.values()], 1).detach()
         precise = torch.float32 if values.device.type == "mps" else torch.float64
-        total = values.sum(0, dtype=precise)  # (numbers,)
+        total = values.sum(0, dtype=precise)  # (values,)
         self.widths = widths
         self.sums = total if self.sums is None else self.sums + total
         self.count += len(values)
         return {name: term.detach() for name, term in terms.items()}
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float | list[float]]:
-        """Return the mean of each term over all images, and start anew; empty when nothing was added.
+        """Return the mean of each term over all images, and reset the sums; empty if nothing was added.
 
         Args:
-            reduce: adds a tensor up over the processes of a distributed run.
+            reduce: sums a tensor over the processes of a distributed run.
         """
         if self.sums is None:
             return {}
         *sums, count = reduce(torch.cat([self.sums, self.sums.new_tensor([self.count])])).tolist()
         widths, self.widths, self.sums, self.count = self.widths, {}, None, 0
-        numbers = iter([total / count for total in sums])
-        return {
-            name: [next(numbers) for _ in range(width)] if width else next(numbers) for name, width in widths.items()
-        }
+        values = iter([total / count for total in sums])
+        return {name: [next(values) for _ in range(width)] if width else next(values) for name, width in widths.items()}
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error of each image (B,), averaged over channels and pixels, from (B, C, H, W) each."""
+    """Return the squared error of each image (B,), averaged over channels and pixels, of two tensors (B, C, H, W)."""
     return (mean - target).square().flatten(1).mean(1)
 
 
 class ClassMeans(NamedTuple):
-    """The mean of a term over the images of each class (C,), NaN where a class has none, and their numbers (C,)."""
+    """The mean of a term over each class (C,), NaN for a class without images, and the number of its images (C,)."""
 
     mean: Tensor
     images: Tensor
 
 
 def class_means(term: Tensor, label: Tensor, classes: int) -> ClassMeans:
-    """Return the mean over each class of a term per image (N,), in float64, whatever the order of the images.
+    """Return the mean of a term (N,) over each class, computed in float64 independently of the order of the images.
 
     >>> class_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
     ClassMeans(mean=tensor([2., nan, 5.], dtype=torch.float64), images=tensor([2, 0, 1]))

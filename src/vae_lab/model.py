@@ -1,6 +1,6 @@
-"""The model: conditionals q(z|x) and p(x|z), the VAE that joins them with a prior, and what one pass gives.
+"""The model: the conditional distributions q(z|x) and p(x|z), the VAE that combines them with a prior, and its draws.
 
-Everything else uses a model through the methods and attributes of `BaseVAE` alone.
+Objectives, figures and commands use only the methods and attributes of `BaseVAE`.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ from vae_lab.networks import Network, Shape
 
 
 class Batch(NamedTuple):
-    """Images of one step, ready for the model: pixel values in [0, 1], or in {0, 1} where binarized.
+    """A batch of images with pixel values in [0, 1], or in {0, 1} if binarized.
 
     Attributes:
-        input: what the encoder sees, maybe noisy or grey (B, C, H, W).
-        target: what the likelihood scores (B, C, H, W).
-        label: class of each image (B,), int64; None where there are no classes.
+        input: the images that the encoder sees (B, C, H, W), which may be noisy or grey.
+        target: the images that the likelihood scores (B, C, H, W).
+        label: class of each image (B,), int64; None if the data have no classes.
     """
 
     input: Tensor
@@ -33,10 +33,10 @@ class Batch(NamedTuple):
 
 
 def computed_once(compute: Callable[["Draw"], Tensor | None]) -> Any:
-    """Make a property of a draw that is computed when first used, in the gradient mode of the draw.
+    """Return a cached property of a draw, evaluated with the grad mode of the draw.
 
-    Neither functools's nor torch's own does: torch.compile does not know the first on Python 3.11, and the second
-    switches gradients on.
+    `functools.cached_property` does not work with torch.compile on Python 3.11, and torch's `lazy_property` enables
+    gradients.
     """
     name = f"_{compute.__name__}"
 
@@ -49,7 +49,7 @@ def computed_once(compute: Callable[["Draw"], Tensor | None]) -> Any:
     return property(value, doc=compute.__doc__)
 
 
-if TYPE_CHECKING:  # to a type checker it is a property
+if TYPE_CHECKING:  # type checkers treat it as a property
     once = property
 else:
     once = computed_once
@@ -57,9 +57,9 @@ else:
 
 @dataclass(eq=False, kw_only=True)
 class Draw:
-    """One pass through the model with K samples: all that an objective sees. Logarithms are in nats.
+    """The result of one pass through the model with K samples, from which objectives compute the loss.
 
-    A model with several stochastic layers gives tuples, with one entry for each layer.
+    A hierarchical VAE uses tuples with one entry for each stochastic layer. Log-probabilities are in nats.
 
     Args:
         z: samples from q (K, B, D).
@@ -67,7 +67,7 @@ class Draw:
         p: likelihood p(x|z), batch shape (K, B).
         log_likelihood: log p(x|z) (K, B).
         prior: p(z); None for a point posterior, which has no density.
-        scored: the posterior that `log_posterior` is taken of: q, or q with its parameters cut from the graph.
+        scored: the posterior that `log_posterior` evaluates: q, or q with detached parameters.
     """
 
     z: Tensor | tuple[Tensor, ...]
@@ -82,26 +82,27 @@ class Draw:
 
     @once
     def log_prior(self) -> Tensor | None:
-        """log p(z) (K, B), summed over the layers; None for a point posterior."""
+        """log p(z) (K, B), summed over the stochastic layers; None for a point posterior."""
         return None if self.prior is None else log_prob(self.prior, self.z)
 
     @once
     def log_posterior(self) -> Tensor | None:
-        """log q(z|x) (K, B), summed over the layers; None for a point posterior."""
+        """log q(z|x) (K, B), summed over the stochastic layers; None for a point posterior."""
         return None if self.prior is None else log_prob(self.scored or self.q, self.z)
 
     @once
     def kl(self) -> Tensor | None:
-        """KL(q‖p(z)) of each dimension (B, D); None where it has no closed form, as for several layers."""
+        """KL(q‖p(z)) of each latent dimension (B, D); None without a closed form and for several stochastic layers."""
         if isinstance(self.q, Distribution) and isinstance(self.prior, Distribution):
             return kl_per_dimension(self.q, self.prior)
         return None
 
     def layers(self) -> Iterator[Tensor]:
-        """Yield log q - log p of each layer at its samples: (K, B, D) where both factorise over D, else (K, B).
+        """Yield log q - log p of each stochastic layer at its samples.
 
-        Their mean over q is the layer's part of the KL. A closed form for each layer would not do: where z₂ is drawn
-        from q(z₂|z₁), as in bottom-up inference, q(z₁|x) is not the distribution of z₁ given z₂.
+        The shape is (K, B, D) if both distributions factorise over D, else (K, B). The expectation under q is the
+        contribution of the layer to the KL. Closed forms for each layer would be wrong: in bottom-up inference, z₂ is
+        drawn from q(z₂|z₁), and q(z₁|x) is not the distribution of z₁ given z₂.
         """
         assert self.prior is not None, "a point posterior has no density"
         for z, q, p in zip(*map(as_tuple, (self.z, self.scored or self.q, self.prior)), strict=True):
@@ -113,7 +114,7 @@ class Draw:
 
 
 def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return log-probabilities (K, B) of samples, summed over the layers where there are several."""
+    """Return log-probabilities (K, B) of samples, summed over the stochastic layers."""
     pairs = zip(as_tuple(distribution), as_tuple(z), strict=True)
     return reduce(torch.add, [each.log_prob(value) for each, value in pairs])
 
@@ -123,13 +124,13 @@ def as_tuple(layers: Any) -> tuple[Any, ...]:
 
 
 class Head(nn.Module, ABC):
-    """Turns parameters (..., *parameter_shape) into a distribution with batch shape (...): a posterior or a likelihood.
+    """Maps parameters (..., *parameter_shape) to a distribution with batch shape (...): a posterior or a likelihood.
 
     Attributes:
-        support: the pixel values that a likelihood is one of; each likelihood states it.
-        normalised: whether a likelihood is one, with every constant.
-        has_density: whether a posterior has a density, and the model an ELBO.
-        center_name: what `center` returns, a singular noun for captions; the plural adds an s.
+        support: the pixel values that a likelihood accepts; every likelihood must declare it.
+        normalised: whether a likelihood integrates to one.
+        has_density: whether a posterior has a density, without which the model has no ELBO.
+        center_name: singular noun for the result of `center`, used in captions; its plural is formed with -s.
     """
 
     support: constraints.Constraint | None = None
@@ -138,7 +139,7 @@ class Head(nn.Module, ABC):
     center_name = "posterior mean"
 
     def parameter_shape(self, event_shape: Shape) -> Shape:
-        """Return the shape of the parameters of one event; unless overridden, one parameter for each value."""
+        """Return the shape of the parameters of one event; by default, one parameter for each value."""
         return event_shape
 
     @abstractmethod
@@ -146,36 +147,37 @@ class Head(nn.Module, ABC):
         """Return the distribution with batch shape (...) for parameters (..., *parameter_shape)."""
 
     def center(self, q: Distribution) -> Tensor:
-        """Return the latents (..., D) that stand for a posterior in reconstructions and figures: its mean.
+        """Return the latents (..., D) that represent a posterior in reconstructions and figures: by default its mean.
 
         Raises:
-            NotImplementedError: where the mean has no closed form; such a posterior overrides this and `center_name`.
+            NotImplementedError: if the mean has no closed form. Such a posterior overrides `center` and `center_name`.
         """
         return mean(q, self)
 
 
 def mean(q: Distribution, owner: nn.Module) -> Tensor:
-    """Return the mean of a posterior, or say what the class that gives it has to override."""
+    """Return the mean of a posterior; the error tells which methods of the owner to override."""
     try:
         return q.mean
     except NotImplementedError as error:
         raise NotImplementedError(
-            f"{type(owner).__name__}: the mean of {type(q).__name__} has no closed form: override `center` and "
-            "`center_name` to say which latents stand for the posterior"
+            f"{type(owner).__name__}: the mean of {type(q).__name__} has no closed form; override `center` and "
+            "`center_name` to define the latents that represent the posterior"
         ) from error
 
 
 class Conditional(nn.Module):
-    """A distribution over one thing given another: a network, and the head that reads its output.
+    """A conditional distribution: a network, and a head that maps the network's output to a distribution.
+
+    A context is concatenated to a vector input. If the input is an image, the network is created with the additional
+    argument `context_dim`, and its module is called with the context (N, context_dim) as second argument.
 
     Args:
-        network: called with (in_shape, out_shape), gives a module from (N, *in_shape) to (N, *out_shape). A context is
-            further features of a vector; with an image and a context, the network is called with `context_dim` as well,
-            and its module with the context (N, context_dim).
-        head: reads the network's output.
-        in_shape: shape of what is conditioned on, without the context.
-        event_shape: shape of what the distribution is over.
-        context_dim: size of the context; 0 for a distribution that ignores it.
+        network: called with (in_shape, out_shape), returns a module from (N, *in_shape) to (N, *out_shape).
+        head: maps the network's output to the distribution.
+        in_shape: shape of the condition, without the context.
+        event_shape: shape of the variable that the distribution describes.
+        context_dim: size of the context; 0 for a distribution without a context.
     """
 
     def __init__(self, network: Network, head: Head, in_shape: Shape, event_shape: Shape, context_dim: int = 0) -> None:
@@ -191,18 +193,18 @@ class Conditional(nn.Module):
         self.has_density, self.normalised = head.has_density, head.normalised
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `outputs`."""
+        """Return the distribution with batch shape (...) given a tensor (..., *in_shape), see `outputs`."""
         return self.distribution(self.outputs(given, context))
 
     def outputs(self, given: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the network's outputs (..., *parameter_shape) for a tensor (..., *in_shape).
 
         Args:
-            given: what is conditioned on.
-            context: (..., context_dim), or (B, context_dim) for all K samples of (K, B, *in_shape).
+            given: the condition.
+            context: (..., context_dim); or (B, context_dim), shared by the K samples of an input (K, B, *in_shape).
 
         Raises:
-            ValueError: for a context that is missing, or of another size.
+            ValueError: if the context is missing or has the wrong shape.
         """
         leading = given.shape[: given.dim() - len(self.in_shape)]
         flat = given.reshape(-1, *self.in_shape)  # (N, *in_shape)
@@ -211,7 +213,7 @@ class Conditional(nn.Module):
             if context is None:
                 raise ValueError(f"the context is missing; it must have shape {expected}")
             if [*context.shape] not in (expected, [*leading, self.context_dim]):
-                raise ValueError(f"the context must have shape {expected}, and has {[*context.shape]}")
+                raise ValueError(f"the context must have shape {expected}, but has shape {[*context.shape]}")
             c = context.to(given).expand(*leading, -1).reshape(len(flat), -1)  # (N, context_dim)
             found: Tensor = self.network(flat, c) if flat.dim() > 2 else self.network(torch.cat([flat, c], 1))
         else:
@@ -219,10 +221,10 @@ class Conditional(nn.Module):
         return found.reshape(*leading, *found.shape[1:])
 
     def distribution(self, outputs: Tensor, detach: bool = False) -> Distribution:
-        """Return the head's distribution for the network's outputs, computed in float32 or better.
+        """Return the head's distribution for the network's outputs, computed in at least float32.
 
-        With `detach` it is the same distribution with the outputs and the head's own weights cut from the graph:
-        its log-probability then has a gradient in its argument alone, even if the distribution reads the weights later.
+        With `detach`, the outputs and the head's own weights are detached, also if the distribution uses the weights
+        lazily. The log-probability then has a gradient only with respect to its argument.
         """
         kind = outputs.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
@@ -236,14 +238,14 @@ class Conditional(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """The components that a model class is built from.
+    """The components from which a model class is built.
 
     Attributes:
-        encoder: the encoder's network, called with (in_shape, out_shape).
-        decoder: the decoder's network, called with (in_shape, out_shape).
+        encoder: network of the encoder, called with (in_shape, out_shape).
+        decoder: network of the decoder, called with (in_shape, out_shape).
         posterior: head of the encoder.
         likelihood: head of the decoder.
-        prior: module that returns p(z), see `VAE`.
+        prior: module that returns p(z); see `VAE`.
         image_shape: (C, H, W).
         latent_dim: number of latent dimensions D.
     """
@@ -257,25 +259,26 @@ class Parts:
     latent_dim: int
 
     def make_encoder(self, context_dim: int = 0) -> Conditional:
-        """Return q(z|x), or q(z|x, c) with a context of some size; every call has the same head."""
+        """Return q(z|x), or q(z|x, c) for a context of size `context_dim`; all encoders share one head."""
         return Conditional(self.encoder, self.posterior, self.image_shape, (self.latent_dim,), context_dim)
 
     def make_decoder(self, context_dim: int = 0) -> Conditional:
-        """Return p(x|z), or p(x|z, c) with a context of some size; every call has the same head."""
+        """Return p(x|z), or p(x|z, c) for a context of size `context_dim`; all decoders share one head."""
         return Conditional(self.decoder, self.likelihood, (self.latent_dim,), self.image_shape, context_dim)
 
 
 class BaseVAE(nn.Module, ABC):
-    """All that objectives, figures and commands use of a model. A model of your own derives from `VAE`, or from this.
+    """Base class of all models, with everything that objectives, figures and commands use.
 
-    The latents z of `encode`, `decode` and `sample_prior` are those that the image is generated from: in a hierarchy
-    the layer z₁ next to it. Where a model is conditional, a context c (B, ...) goes with the images, and q(z|x) is
-    q(z|x, c), p(x|z) is p(x|z, c) and p(z) is p(z|c).
+    A user-defined model derives from `VAE` or from this class. The latents z of `encode`, `decode` and `sample_prior`
+    are those from which the image is generated; in a hierarchical VAE they are the first stochastic layer, z₁. A
+    conditional model has a context c (B, ...) for the images: q(z|x) is then q(z|x, c), p(x|z) is p(x|z, c), and p(z)
+    is p(z|c).
 
     Attributes:
-        latent_dims: number of dimensions of each stochastic layer, that next to the image first.
-        has_density: whether the posterior has a density, and the model an ELBO.
-        normalised: whether log p(x|z) has every constant.
+        latent_dims: number of dimensions of each stochastic layer, starting with the layer next to the image.
+        has_density: whether the posterior has a density, without which the model has no ELBO.
+        normalised: whether p(x|z) integrates to one.
     """
 
     latent_dims: tuple[int, ...]
@@ -284,30 +287,33 @@ class BaseVAE(nn.Module, ABC):
 
     @property
     def center_name(self) -> str:
-        """What `center` returns, a singular noun for captions; the plural adds an s."""
+        """Singular noun for the result of `center`, used in captions; its plural is formed with -s."""
         return "posterior mean"
 
     @property
     def latent_dim(self) -> int:
-        """Number of dimensions D of the latents that the image is generated from."""
+        """Number of dimensions D of the latents from which the image is generated."""
         return self.latent_dims[0]
 
     @property
     def name(self) -> str:
-        """The model in a few words, for titles."""
+        """Short description of the model, used in titles."""
         return f"{type(self).__name__}, z = {self.latent_dim}"
 
     def context(self, batch: Batch) -> Tensor | None:
-        """Return the context (B, ...) of a batch; None for a model that is not conditional."""
+        """Return the context (B, ...) of a batch; None unless the model is conditional."""
         return None
 
     @abstractmethod
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        """Sample the latents of a batch `samples` times from the posterior, and score them; see `VAE.draw`."""
+        """Draw `samples` latents for each image from the posterior and evaluate their densities; see `VAE.draw`."""
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return q(z|x), batch shape (...), for images (..., C, H, W); of top-down inference, given the mean of z₂."""
+        """Return q(z|x), batch shape (...), for images (..., C, H, W).
+
+        In a model with top-down inference, it is conditioned on the mean of z₂.
+        """
 
     @abstractmethod
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
@@ -315,18 +321,18 @@ class BaseVAE(nn.Module, ABC):
 
     @abstractmethod
     def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
-        """Return latents (count, D) from the prior, given contexts (count, ...) in a conditional model."""
+        """Return latents (count, D) from the prior; a conditional model needs contexts (count, ...)."""
 
     def latent_prior(self, context: Tensor | None = None) -> Distribution | None:
-        """Return p(z) as a distribution; None where it has no density in closed form, as for z₁ of a hierarchy."""
+        """Return p(z) as a distribution; None if its density has no closed form, as for z₁ of a hierarchical VAE."""
         return None
 
     def center(self, q: Distribution) -> Tensor:
-        """Return the latents (..., D) that stand for the posterior that `encode` returns: its mean."""
+        """Return the latents (..., D) that represent a posterior returned by `encode`: by default its mean."""
         return mean(q, self)
 
     def reconstruct(self, q: Distribution, context: Tensor | None = None) -> Distribution:
-        """Return p(x|z) at the center of a posterior that `encode` returns, batch shape (B,)."""
+        """Return p(x|z), batch shape (B,), at the `center` of a posterior returned by `encode`."""
         return self.decode(self.center(q), context)
 
 
@@ -334,10 +340,10 @@ class VAE(BaseVAE):
     """Encoder q(z|x), decoder p(x|z) and prior p(z) (Kingma & Welling, arXiv 1312.6114).
 
     Args:
-        encoder: conditional from images (C, H, W) to latents (D,).
-        decoder: conditional from latents (D,) to images (C, H, W).
-        prior: module that is called with `encode`, and in a conditional model with the context (B, ...) as well; it
-            returns p(z) with event shape (D,).
+        encoder: q(z|x), from images (C, H, W) to latents (D,).
+        decoder: p(x|z), from latents (D,) to images (C, H, W).
+        prior: module that returns p(z) with event shape (D,). It is called with `encode` and, in a conditional model,
+            with the context (B, ...).
 
     >>> from vae_lab import likelihoods, networks, posteriors, priors
     >>> encoder = Conditional(networks.MLP, posteriors.Normal(), in_shape=(1, 8, 8), event_shape=(2,))
@@ -383,17 +389,18 @@ class VAE(BaseVAE):
             context = context.expand(count, *context.shape[1:])
         p = self.latent_prior(context)
         if p is None:
-            raise NotImplementedError(f"{type(self).__name__} must override `sample_prior`: it has several layers")
+            raise NotImplementedError(f"{type(self).__name__}: has several stochastic layers; override `sample_prior`")
         return p.sample() if p.batch_shape else p.sample(torch.Size([count]))
 
     def center(self, q: Distribution) -> Tensor:
         return self.encoder.head.center(q)
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        """Sample z from q(z|x) `samples` times and score it; the encoder runs once.
+        """Draw `samples` z for each image from q(z|x) and evaluate their densities; the encoder runs once.
 
-        With `detach` the samples keep their gradient and `log_posterior` has none in the posterior's parameters, as
-        sticking the landing (arXiv 1703.09194) and doubly reparameterized gradients (arXiv 1810.04152) need it.
+        With `detach`, `log_posterior` has a gradient with respect to the samples, but not to the parameters of the
+        posterior. Sticking the landing (arXiv 1703.09194) and doubly reparameterized gradients (arXiv 1810.04152) need
+        this.
         """
         context = self.context(batch)
         outputs = self.encoder.outputs(batch.input, context)
@@ -411,37 +418,37 @@ class VAE(BaseVAE):
 
 
 def plain(parts: Parts) -> VAE:
-    """Return the VAE of one stochastic layer and no context: what `vae=plain` names."""
+    """Return a VAE with one stochastic layer and without a context (`vae=plain`)."""
     return VAE(parts.make_encoder(), parts.make_decoder(), parts.prior)
 
 
 def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
-    """Return the name of a model for titles, from those of its classes: `Bernoulli MLP VAE, z = 2`."""
+    """Return the description of a model from the names of its classes: `Bernoulli MLP VAE, z = 2`."""
     kind = model if has_density or not model.endswith("VAE") else f"{model.removesuffix('VAE')}AE"
     return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """Return KL(q‖p) of each dimension (B, D) in nats, or None where they do not factorise or torch lacks it.
+    """Return KL(q‖p) of each dimension (B, D) in nats; None if q or p does not factorise or torch has no closed form.
 
     Raises:
-        ValueError: where they are of different sizes.
+        ValueError: if q and p have different sizes.
     """
     check_size(q, p)
     if not (factorises(q) and factorises(p)):
         return None
     try:
         return kl_divergence(q.base_dist, p.base_dist)
-    except NotImplementedError:  # torch's word for a pair that it has no closed form for
+    except NotImplementedError:  # torch has no closed form for this pair
         return None
 
 
 def check_size(q: Distribution, p: Distribution) -> None:
-    """Refuse a posterior and a prior of different sizes, which torch may broadcast."""
+    """Raise an error if a posterior and a prior have different sizes, which torch might broadcast."""
     if q.event_shape != p.event_shape:
-        raise ValueError(f"a posterior of size {[*q.event_shape]} has no KL to a prior of size {[*p.event_shape]}")
+        raise ValueError(f"the posterior has size {[*q.event_shape]}, but the prior has size {[*p.event_shape]}")
 
 
 def factorises(distribution: Distribution) -> TypeGuard[Independent[Distribution]]:
-    """Tell whether a distribution is a product over its dimensions."""
+    """Return whether a distribution is a product over its dimensions."""
     return isinstance(distribution, Independent) and not distribution.base_dist.event_shape

@@ -1,4 +1,4 @@
-"""Networks: modules that are called with an input shape and an output shape, and so work out every size."""
+"""Networks: modules that derive the sizes of their layers from an input shape and an output shape."""
 
 import ast
 from collections.abc import Callable, Sequence
@@ -13,35 +13,36 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from vae_lab.checks import Fraction, checked, inside
+from vae_lab.errors import did_you_mean
 
 Shape = tuple[int, ...]
-Network = Callable[..., nn.Module]  # (in_shape, out_shape), see `Conditional`
+Network = Callable[..., nn.Module]  # called with (in_shape, out_shape), see `Conditional`
 Names = str | Sequence[str | None] | None
 Channels = Annotated[Sequence[PositiveInt], MinLen(1)]
-Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, for all layers or for each
+Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, one value for all layers or one for each
 Init = Literal["default", "kaiming", "xavier"]
 
 
 class MLP(nn.Sequential):
     """Fully connected network from (N, *in_shape) to (N, *out_shape).
 
-    Each hidden layer is linear → norm → activation → dropout; the output layer is linear alone. What holds for every
-    hidden layer is given once, or as a list with a value for each.
+    Each hidden layer is linear → norm → activation → dropout; the output layer is only linear. `activation`, `norm` and
+    `dropout` are one value for all hidden layers, or a list with a value for each.
 
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: shape of one output, without the batch axis.
-        hidden: width of each hidden layer, none for a linear map.
+        hidden: width of each hidden layer; empty for a linear map.
         activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
         norm: `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`; None for none.
         dropout: probability of dropping a hidden unit, 0 ≤ p < 1.
-        order: of what follows a linear layer.
-        activate_output: whether the output layer has norm, activation and dropout behind it, too; lists count it.
-        init: of weights and biases, see `initialise`.
-        context_dim: size of a context (N, context_dim) that the network is called with as well; 0 for none.
+        order: order of the steps that follow a linear layer.
+        activate_output: whether norm, activation and dropout also follow the output layer, which lists then include.
+        init: initialisation of weights and biases, see `initialise`.
+        context_dim: size of a context (N, context_dim), the second argument of the network; 0 for none.
 
     Raises:
-        ValueError: for an unknown layer, a list of another length than there are layers, or an incomplete order.
+        ValueError: for an unknown layer, a list that does not match the number of layers, or an incomplete order.
 
     >>> import torch
     >>> encoder = MLP((1, 28, 28), (40,), hidden=(500, 500), activation=("ELU", "Tanh"))
@@ -65,9 +66,9 @@ class MLP(nn.Sequential):
     ) -> None:
         widths = [prod(in_shape) + context_dim, *hidden, prod(out_shape)]
         followed = widths[1:] if activate_output else hidden  # by norm, activation and dropout
-        behind = follow(followed, order, norm=norm, activation=activation, dropout=dropout)
+        following = following_layers(followed, order, norm=norm, activation=activation, dropout=dropout)
         layers: list[nn.Module] = [nn.Flatten()]
-        for (fan_in, fan_out), steps in zip(pairwise(widths), [*behind, []], strict=False):
+        for (fan_in, fan_out), steps in zip(pairwise(widths), [*following, []], strict=False):
             layers += [nn.Linear(fan_in, fan_out), *steps]
         super().__init__(*layers, nn.Unflatten(1, out_shape))
         initialise(self, init)
@@ -79,28 +80,30 @@ class MLP(nn.Sequential):
 class ConvEncoder(nn.Sequential):
     """Convolutional network from images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
 
-    Each layer is convolution → norm → activation → max-pooling → dropout. A convolution is padded so that its stride
-    alone makes the feature map smaller. What holds for every layer is given once, or as a list with a value for each.
+    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that only the
+    stride reduces the size of the feature maps. The options from `kernel` to `dropout` are one value for all layers, or
+    a list with a value for each.
 
     Args:
         in_shape: (C, H, W).
         out_shape: shape of one output, without the batch axis.
-        channels: feature maps of each layer; None for 32, 64, 128, … (512 at most), in as many layers as bring the
-            image to 7 pixels or fewer, or as far as its shorter side allows.
-        kernel: side of a convolution's kernel in pixels.
-        stride: of a convolution in pixels.
-        pool: side of max-pooling in pixels, 1 for none.
+        channels: number of feature maps of each layer. None for 32, 64, 128, … (at most 512), with as many layers as
+            reduce the image to 7 pixels or fewer, or as many as its shorter side allows.
+        kernel: side of the convolution kernel in pixels.
+        stride: stride of the convolution in pixels.
+        pool: side of the max-pooling window in pixels; 1 for no pooling.
         activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
         norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
         dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
-        order: of what follows a convolution.
-        linear: network from the last feature maps to the output; None for one linear layer of the same `init`.
-        init: of the convolutions' weights and biases, see `initialise`; a `linear` that is given has its own.
-        context_dim: size of a context (N, context_dim) that the linear network is called with as well; 0 for none.
+        order: order of the steps that follow a convolution.
+        linear: network from the last feature maps to the output; None for one linear layer with the same `init`.
+        init: initialisation of the weights and biases of the convolutions, see `initialise`; `linear` has its own.
+        context_dim: size of a context (N, context_dim), the second argument of the network; 0 for none. It is passed to
+            the linear network.
 
     Raises:
-        ValueError: for more layers than the image has room for, a kernel smaller than its stride or an even one at
-            stride 1, or what `MLP` refuses, too.
+        ValueError: for more layers than the image size allows, a kernel smaller than its stride, an even kernel with
+            stride 1, and the errors of `MLP`.
 
     >>> import torch
     >>> encoder = ConvEncoder((3, 32, 32), (40,), channels=(64, 128), norm=(None, "BatchNorm2d"))
@@ -130,15 +133,15 @@ class ConvEncoder(nn.Sequential):
         count = len(channels)
         kernels, strides = per_layer("kernel", kernel, count), per_layer("stride", stride, count)
         pools = per_layer("pool", pool, count)
-        behind = follow(channels, order, norm=norm, activation=activation, pool=pools, dropout=dropout)
+        following = following_layers(channels, order, norm=norm, activation=activation, pool=pools, dropout=dropout)
         sizes = [size]
         layers: list[nn.Module] = []
         for (maps_in, maps_out), k, s, side, steps in zip(
-            pairwise([colours, *channels]), kernels, strides, pools, behind, strict=True
+            pairwise([colours, *channels]), kernels, strides, pools, following, strict=True
         ):
             layers += [nn.Conv2d(maps_in, maps_out, k, s, padding(k, s)), *steps]
             sizes.append([strided(length, k, s)[0] // side for length in sizes[-1]])
-        refuse(norm, channels, kernels, strides, sizes)
+        check_convolutions(norm, channels, kernels, strides, sizes)
         super().__init__(*layers)
         initialise(self, init)
         with inside("linear"):
@@ -151,26 +154,26 @@ class ConvEncoder(nn.Sequential):
         *convolutions, linear = self
         for layer in convolutions:
             x = layer(x)
-        return linear(x) if context is None else linear(x, context)  # a network of a user's may take no context
+        return linear(x) if context is None else linear(x, context)  # a user-defined network may not accept a context
 
 
 class ConvDecoder(nn.Sequential):
     """Convolutional network from (N, *in_shape) to images (N, C, H, W): a linear network, then transposed convolutions.
 
-    It is the mirror image of `ConvEncoder`: the linear network gives the first, smallest feature maps, and each
-    transposed convolution but the last is followed by norm → activation → dropout. What holds for every one of them is
-    given once, or as a list with a value for each; `kernel` and `stride` have one for the last, too.
+    It mirrors `ConvEncoder`: the linear network computes the first and smallest feature maps, and norm → activation →
+    dropout follow every transposed convolution except the last. Options are one value for all of these layers, or a
+    list with a value for each; lists of `kernel` and `stride` include the last transposed convolution.
 
-    Arguments and errors are those of `ConvEncoder`, but for these.
+    Arguments and errors that are not described here are those of `ConvEncoder`.
 
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: (C, H, W).
-        channels: feature maps that each transposed convolution starts from; None for …, 128, 64, 32 (512 at most), in
-            as many layers as bring an image of 7 pixels or fewer to its size.
-        stride: factor by which a transposed convolution makes the feature map larger.
-        linear: network from the input to the first feature maps, with what follows them; None for one linear layer
-            with ReLU, of the same `init`.
+        channels: number of input feature maps of each transposed convolution. None for …, 128, 64, 32 (at most 512),
+            with as many layers as `ConvEncoder` has for the same image.
+        stride: factor by which a transposed convolution enlarges the feature maps.
+        linear: network from the input to the first feature maps, including their activation; None for one linear layer
+            with ReLU and the same `init`.
 
     >>> import torch
     >>> ConvDecoder((20,), (1, 28, 28), channels=(128, 64))(torch.zeros(8, 20)).shape
@@ -196,16 +199,16 @@ class ConvDecoder(nn.Sequential):
         channels = channels or default_channels(size, kernel, stride)[::-1]
         count = len(channels)
         kernels, strides = per_layer("kernel", kernel, count), per_layer("stride", stride, count)
-        behind = follow(channels[1:], order, norm=norm, activation=activation, dropout=dropout)
-        sizes, rests = [size], []  # from the image back to the first feature maps
+        following = following_layers(channels[1:], order, norm=norm, activation=activation, dropout=dropout)
+        sizes, rests = [size], []  # from the image to the first feature maps
         for k, s in zip(kernels[::-1], strides[::-1], strict=True):
             (height, rest_below), (width, rest_right) = (strided(length, k, s) for length in sizes[-1])
             sizes.append([height, width])
             rests.append((rest_below, rest_right))
-        refuse(norm, channels, kernels, strides, sizes)
+        check_convolutions(norm, channels, kernels, strides, sizes)
         layers: list[nn.Module] = []
         for (maps_in, maps_out), k, s, rest, steps in zip(
-            pairwise([*channels, colours]), kernels, strides, rests[::-1], [*behind, []], strict=True
+            pairwise([*channels, colours]), kernels, strides, rests[::-1], [*following, []], strict=True
         ):
             layers += [nn.ConvTranspose2d(maps_in, maps_out, k, s, padding(k, s), output_padding=rest), *steps]
         super().__init__(*layers)
@@ -217,12 +220,12 @@ class ConvDecoder(nn.Sequential):
 
 
 def padding(kernel: int, stride: int) -> int:
-    """Return the padding with which a convolution divides the size by its stride, to a pixel."""
+    """Return the padding with which a convolution divides the size by its stride, to within a pixel."""
     return max(0, (kernel - stride + 1) // 2)
 
 
 def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the length that a padded convolution leaves, and the pixels at the end that it does not see."""
+    """Return the output length of a padded convolution, and the number of pixels at the end that it does not cover."""
     if length < 2 and stride > 1:  # one pixel cannot be divided
         return 0, 0
     steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
@@ -230,11 +233,11 @@ def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 1) -> list[int]:
-    """Return 32, 64, 128, … (512 at most) for the layers that bring an image (H, W) to 7 pixels or fewer."""
+    """Return 32, 64, 128, … (at most 512) for the layers that reduce an image (H, W) to 7 pixels or fewer."""
     if not all(isinstance(value, int) for value in (kernel, stride, pool)):
-        raise ValueError("channels=null takes no list of kernels, strides or pools: give the channels, too")
+        raise ValueError("channels=null: must be a list if kernel, stride or pool is a list")
     if stride * pool < 2:
-        raise ValueError("channels=null needs something that makes the image smaller, such as stride=2")
+        raise ValueError("channels=null: must be a list unless stride or pool reduces the image; use stride=2")
     lengths, depth = list(size), 0
     while max(lengths) > 7 and min(lengths) > 0:
         lengths = [strided(length, kernel, stride)[0] // pool for length in lengths]
@@ -242,47 +245,48 @@ def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 
     return [min(32 * 2**layer, 512) for layer in range(max(1, depth))]
 
 
-def refuse(
+def check_convolutions(
     norm: Names, channels: Sequence[int], kernels: list[int], strides: list[int], sizes: list[list[int]]
 ) -> None:
-    """Refuse norms of the wrong axis, kernels that pass over pixels or have no centre, and maps of less than a pixel.
+    """Check that the norms are over feature maps, the kernels cover all pixels and are centred, and the image fits.
 
     Args:
-        norm: that follows the convolutions.
-        channels: of each layer.
-        kernels: of each layer.
-        strides: of each layer.
-        sizes: of the image (H, W), and then of each layer's feature maps.
+        norm: option `norm` of the network.
+        channels: channels of each layer.
+        kernels: kernel of each layer.
+        strides: stride of each layer.
+        sizes: size of the image (H, W), followed by the sizes of the feature maps of each layer.
+
+    Raises:
+        ValueError: if a check fails.
     """
     for name in [norm] if isinstance(norm, str) else norm or ():
         if name is not None and name.startswith(("LayerNorm", "RMSNorm")):
-            raise ValueError(f"norm={name} would norm the rows of a feature map: use BatchNorm2d or GroupNorm(1)")
+            raise ValueError(f"norm={name}: must normalise over feature maps; use BatchNorm2d or GroupNorm(1)")
     for kernel, stride in zip(kernels, strides, strict=True):
         if kernel < stride:
-            raise ValueError(f"kernel={kernel} passes over pixels at stride={stride}: it must be at least as large")
+            raise ValueError(f"kernel={kernel}: must be at least {stride}, the stride")
         if stride == 1 and kernel % 2 == 0:
-            raise ValueError(f"kernel={kernel} at stride=1 has no centre and would move the image: take an odd one")
+            raise ValueError(f"kernel={kernel}: must be odd for stride=1")
     fitting = sum(min(lengths) > 0 for lengths in sizes[1:])
     if fitting < len(channels):
-        fits = f"the deepest that fits is {fitting}"
-        if not fitting:
-            fits = "none such fits, take stride=1 or a network of linear layers"
         height, width = sizes[0]
-        raise ValueError(
-            f"channels={list(channels)} has depth {len(channels)}, too deep for {height}×{width} pixels: {fits}"
-        )
+        expected = f"must have length at most {fitting} for images of {height}×{width} pixels"
+        if not fitting:
+            expected = f"images of {height}×{width} pixels are too small for one layer; use stride=1 or an MLP"
+        raise ValueError(f"channels={list(channels)}: {expected}")
 
 
-def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> list[list[nn.Module]]:
-    """Return for each layer the modules that follow it.
+def following_layers(features: Sequence[int], order: Sequence[str], **options: Any) -> list[list[nn.Module]]:
+    """Return the modules that follow each layer.
 
     Args:
-        features: that each layer gives.
-        order: of the steps, which are the names of the options.
-        options: `norm`, `activation`, `pool`, `dropout`: a value, or one for each layer.
+        features: number of output features of each layer.
+        order: names of `options` in the order of the modules.
+        options: `norm`, `activation`, `pool` and `dropout`, each one value or a list with a value for each layer.
     """
     if sorted(order) != sorted(options):
-        raise ValueError(f"order={list(order)} must hold each of {', '.join(options)} once")
+        raise ValueError(f"order={list(order)}: must contain each of {', '.join(options)} once")
     values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
 
     def step(name: str, value: Any, width: int) -> nn.Module:
@@ -300,20 +304,20 @@ def follow(features: Sequence[int], order: Sequence[str], **options: Any) -> lis
 
 
 def per_layer(option: str, value: Any, count: int) -> list[Any]:
-    """Return a list with a value for each of `count` layers, from one value for all or from such a list."""
+    """Return a list with a value for each of `count` layers, given one value for all or such a list."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{option}={list(value)} must be one value, or {count}: one for each layer")
+        raise ValueError(f"{option}={list(value)}: must be one value or a list of length {count}, one for each layer")
     return list(value)
 
 
 def initialise(network: nn.Module, init: Init) -> None:
-    """Set the weights and biases of all linear and convolutional layers.
+    """Initialise the weights and biases of all linear and convolutional layers.
 
-    `default` leaves torch's own; `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
-    `xavier` from a uniform one (Glorot & Bengio, AISTATS 2010); both set biases to 0. Both are torch's, which counts as
-    inputs of a transposed convolution those of the convolution that it is the transpose of.
+    `default` keeps torch's default. `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
+    `xavier` from a uniform distribution (Glorot & Bengio, AISTATS 2010); both set biases to 0. They use torch's
+    implementations, in which a transposed convolution has the fan-in of the corresponding convolution.
     """
     if init == "default":
         return
@@ -326,7 +330,7 @@ def initialise(network: nn.Module, init: Init) -> None:
 
 
 def torch_layer(option: str, call: str, *sizes: int) -> nn.Module:
-    """Return the layer `torch.nn.<call>`, such as `ReLU` or `LeakyReLU(0.2)`, with `sizes` behind its arguments."""
+    """Return the layer `torch.nn.<call>`, such as `LeakyReLU(0.2)`, with `sizes` after the arguments in `call`."""
     try:
         node = ast.parse(call, mode="eval").body
         if not isinstance(node, ast.Call):
@@ -337,5 +341,8 @@ def torch_layer(option: str, call: str, *sizes: int) -> nn.Module:
     except (SyntaxError, ValueError, TypeError, AttributeError):
         layer = None
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
-        raise ValueError(f"{option}={call} is no layer of torch.nn, such as ReLU, LeakyReLU(0.2) or BatchNorm1d")
+        name, is_norm = call.partition("(")[0], option == "norm"
+        examples = "BatchNorm1d or GroupNorm(8)" if is_norm else "ReLU or LeakyReLU(0.2)"
+        closest = "" if is_norm or hasattr(nn, name) else did_you_mean(name, nn.modules.activation.__all__)
+        raise ValueError(f"{option}={call}: must be a layer of torch.nn, such as {examples}{closest}")
     return layer(*arguments, *sizes, **keywords)

@@ -1,6 +1,6 @@
-"""Noise: what corrupts the encoder's input, and augmentation; batched, on the device that the images are on.
+"""Noise on the encoder's input, and augmentation. Both process batches on the device of the images.
 
-Every class maps pixels in [0, 1] (B, C, H, W) to pixels in [0, 1]; the target of the likelihood stays clean.
+Every class maps pixels in [0, 1] (B, C, H, W) to pixels in [0, 1]. The target of the likelihood has no noise.
 """
 
 from math import radians
@@ -14,20 +14,20 @@ from vae_lab.checks import Probability, checked
 
 
 class Noise(nn.Module):
-    """What the kinds of noise share, with the argument that all of them have.
+    """Base class of the noise modules.
 
     Args:
-        eval: whether validation and test have the noise, too.
+        eval: whether to add the noise in validation and test, in addition to training.
     """
 
     @checked
     def __init__(self, eval: bool = False) -> None:
         super().__init__()
-        self.in_evaluation = eval  # nn.Module has an `eval` of its own
+        self.in_evaluation = eval  # `nn.Module.eval` is a method
 
 
 class Dropout(Noise):
-    """Sets each value to 0 with probability `p`, and leaves the others as they are.
+    """Sets each value to 0 with probability `p`, without rescaling the others.
 
     Args:
         p: probability, 0 ≤ p ≤ 1.
@@ -43,7 +43,7 @@ class Dropout(Noise):
 
 
 class SaltAndPepper(Noise):
-    """Makes each pixel, in all its colours, black or white with probability `amount`, both as likely.
+    """Sets each pixel, in all channels, to black or white with probability `amount`; both are equally likely.
 
     Args:
         amount: probability, 0 ≤ amount ≤ 1.
@@ -60,7 +60,7 @@ class SaltAndPepper(Noise):
 
 
 class Gaussian(Noise):
-    """Adds normal noise to each value, and clips what leaves [0, 1].
+    """Adds normal noise to each value and clips the result to [0, 1].
 
     Args:
         std: standard deviation, at least 0.
@@ -76,10 +76,11 @@ class Gaussian(Noise):
 
 
 class Masking(Noise):
-    """Sets a square to 0, in a place of its own for each image.
+    """Sets a square at a random position in each image to 0.
 
     Args:
-        side: of the square, as a part of the image's shorter side, 0 ≤ side ≤ 1; above 0 it is a pixel at least.
+        side: side of the square as a fraction of the image's shorter side, 0 ≤ side ≤ 1. A square with side > 0 covers
+            at least one pixel.
     """
 
     @checked
@@ -100,18 +101,18 @@ class Masking(Noise):
 
 
 def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
-    """Return images turned about their centre and then shifted, each by amounts of its own; what comes in is black.
+    """Return images rotated about their centre and then shifted, each by a random amount; new pixels are black.
 
     Args:
         images: values 0 … 255 (B, C, H, W), uint8.
-        degrees: bound of the angle, which is uniform on both sides.
-        pixels: bound of the shifts, which are whole numbers of pixels.
+        degrees: bound of the angle, which is uniform in [-degrees, degrees].
+        pixels: bound of the two shifts, which are uniform integers in [-pixels, pixels].
     """
     count, (height, width), device = len(images), images.shape[-2:], images.device
     angle = radians(degrees) * (2 * torch.rand(count, device=device, dtype=torch.float32) - 1)
     shift = torch.randint(-pixels, pixels + 1, (count, 2, 1), device=device).float()  # right and down
     cos, sin = angle.cos(), angle.sin()
-    # from a place in the result to the one in the image that is seen there, in units of half the width and height
+    # affine map from output to input coordinates, in units of half the width and height
     turn = torch.stack([cos, sin * height / width, -sin * width / height, cos], -1).unflatten(-1, (2, 2))
     move = -turn @ (2 * shift / torch.tensor([[width], [height]], device=device))  # (B, 2, 1)
     grid = functional.affine_grid(torch.cat([turn, move], -1), list(images.shape), align_corners=False)
@@ -119,9 +120,9 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
 
 
 def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step on a device draws from.
+    """Seed the random generators of the CPU and of a device.
 
-    `torch.manual_seed` does so for every kind of device, and formats a stack trace for one that is not in use yet.
+    `torch.manual_seed` seeds all kinds of devices, and spends time on a stack trace for those not yet in use.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

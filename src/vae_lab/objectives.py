@@ -1,4 +1,4 @@
-"""Objectives: what is minimised. Each draws once and returns the loss and named terms per image (B,) in nats."""
+"""Objectives, which compute the loss and named terms for each image (B,) in nats from one draw of the model."""
 
 from functools import reduce
 from typing import ClassVar, Literal
@@ -18,13 +18,13 @@ Terms = dict[str, Tensor]
 class Elbo:
     """β-VAE objective: loss = mean over images of β · KL(q‖p) - E_q[log p(x|z)] (arXiv 1312.6114, 1606.05579).
 
-    The term named `elbo` is at β = 1 whatever β the loss has.
+    The term `elbo` is always computed at β = 1.
 
     Args:
-        beta: weight of the KL in the loss, at least 0.
-        warmup_steps: optimizer steps over which the weight rises linearly from 0 to `beta`; 0 for none.
-        kl: `analytic` takes the closed form where there is one, `sampled` takes log q(z|x) - log p(z).
-        samples: number of z that the expectation is estimated from.
+        beta: weight β of the KL in the loss, at least 0.
+        warmup_steps: number of optimizer steps over which β rises linearly from 0 to `beta`; 0 for no warm-up.
+        kl: `analytic` uses the closed form of the KL if it exists, `sampled` uses log q(z|x) - log p(z).
+        samples: number of z from which the expectation is estimated.
 
     >>> [Elbo(beta=4.0, warmup_steps=100).beta_at(step) for step in (0, 50, 100, 1000)]
     [0.0, 2.0, 4.0, 4.0]
@@ -38,24 +38,24 @@ class Elbo:
     samples: PositiveInt = 1
 
     def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
-        """Return the loss and `elbo`, `log_likelihood`, `kl` for the optimizer step `step`, the first being 0."""
+        """Return the loss at the optimizer step `step`, counted from 0, and the terms of `elbo_terms`."""
         terms = elbo_terms(vae.draw(batch, self.samples), self.kl == "analytic")
         loss = (self.beta_at(step) * terms["kl"] - terms["log_likelihood"]).mean()
         return loss, terms
 
     def beta_at(self, step: int) -> float:
-        """Return the weight of the KL at an optimizer step."""
+        """Return β at an optimizer step, counted from 0."""
         return self.beta * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.beta
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Autoencoder objective: loss = mean over images of -log p(x|z), with no weight on the posterior."""
+    """Autoencoder objective: loss = mean over images of -log p(x|z), without a KL."""
 
     needs_density: ClassVar[bool] = False
 
     def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
-        """Return the loss and `log_likelihood`."""
+        """Return the loss and the term `log_likelihood`."""
         log_likelihood = mean_of_samples(vae.draw(batch).log_likelihood)
         return -log_likelihood.mean(), {"log_likelihood": log_likelihood}
 
@@ -63,13 +63,13 @@ class Reconstruction:
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
     """Return `elbo`, `log_likelihood` and `kl` of each image (B,) at β = 1, in nats, averaged over the samples.
 
-    For a point posterior only `log_likelihood` is there: it has no KL, and so no bound. Where the KL has a closed form
-    for each latent, and is taken, `kl_per_dimension` (B, D) is there, too. Of a hierarchy the KL is estimated from the
-    samples, and there are `kl_layer1`, … for each layer, with `kl_layer1_per_dimension` (B, D) where it factorises.
+    A closed-form KL adds `kl_per_dimension` (B, D). The KL of a hierarchical VAE is estimated from the samples; it adds
+    `kl_layer1`, … for the stochastic layers, and `kl_layer1_per_dimension` (B, D), … for those that factorise. A point
+    posterior has no KL and no ELBO, so the only term is `log_likelihood`.
 
     Args:
-        draw: one pass of the model.
-        analytic: take the closed form of the KL where there is one, rather than its estimate from the samples.
+        draw: one pass through the model.
+        analytic: whether to use the closed form of the KL, if it exists, instead of the estimate from the samples.
     """
     log_likelihood = mean_of_samples(draw.log_likelihood)
     if analytic and draw.kl is not None:
@@ -88,5 +88,5 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
 
 
 def mean_of_samples(values: Tensor) -> Tensor:
-    """Return the mean over the first axis, which of one sample is itself."""
+    """Return the mean over the samples in the first axis; a single sample is returned unchanged."""
     return values.squeeze(0) if len(values) == 1 else values.mean(0)

@@ -1,7 +1,7 @@
-"""Posterior heads: from an encoder's output to the distribution q(z|x) over the last axis.
+"""Posterior heads, which turn the output of an encoder into the distribution q(z|x) over the last axis.
 
-A head says which parameter shape it needs for an event shape, and turns parameters (..., *parameter_shape)
-into a distribution with batch shape (...) and that event shape.
+`parameter_shape` returns the shape of the parameters that a head needs for an event shape. The head maps parameters
+(..., *parameter_shape) to a distribution with batch shape (...) and this event shape.
 """
 
 import math
@@ -16,22 +16,22 @@ from torch.nn import functional
 from vae_lab.checks import checked
 from vae_lab.model import Head
 
-MAX_LOG_SCALE = 10.0  # bounds log σ, so that no density and no KL overflows
+MAX_LOG_SCALE = 10.0  # bound of log σ, which prevents overflow of densities and of the KL
 
 
 def softplus_scale(raw_scale: Tensor, min_scale: float) -> Tensor:
-    """Return σ = min_scale + softplus(ρ), at most e^10: its gradient does not vanish at the lower bound at once."""
+    """Return σ = min_scale + softplus(ρ), at most e^10; unlike a clamp, it keeps a gradient near the lower bound."""
     return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
 
 
 class Normal(Head):
     """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
 
-    The parameters are the mean and, beside it, either log σ² or, for `softplus`, the ρ of σ = 1e-6 + softplus(ρ).
-    The first is bounded to e^-10 ≤ σ ≤ e^10, the second to 1e-6 ≤ σ ≤ e^10.
+    The parameters are the mean, followed by log σ² for `log_variance` or by ρ for `softplus`, with
+    σ = 1e-6 + softplus(ρ). The bounds are e^-10 ≤ σ ≤ e^10 and 1e-6 ≤ σ ≤ e^10.
 
     Args:
-        scale: `log_variance` or `softplus`.
+        scale: parametrisation of σ, `log_variance` or `softplus`.
 
     >>> q = Normal()(torch.tensor([[1.0, 2.0, 0.0, math.log(9.0)]]))  # two means, two log-variances
     >>> q.mean, q.stddev
@@ -47,7 +47,7 @@ class Normal(Head):
         return (2 * event_shape[0],)
 
     def forward(self, parameters: Tensor) -> Distribution:
-        """Return q with batch shape (...) and event shape (D,) from parameters (..., 2·D)."""
+        """Return q(z|x) with batch shape (...) and event shape (D,) from parameters (..., 2·D)."""
         mean, spread = parameters.chunk(2, dim=-1)
         if self.softplus:
             scale = softplus_scale(spread, 1e-6)
@@ -57,7 +57,7 @@ class Normal(Head):
 
 
 class Point(Head):
-    """A single point in place of a distribution: what makes an autoencoder of a VAE."""
+    """Point posterior, with which the model is an autoencoder."""
 
     has_density = False
     center_name = "code"
@@ -67,7 +67,7 @@ class Point(Head):
 
 
 class PointMass(Distribution):
-    """All mass at `location` (..., D); it can be sampled, and has no density."""
+    """Distribution with all mass at `location` (..., D); it has samples, but no density."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"location": constraints.real_vector}
     support = constraints.real_vector

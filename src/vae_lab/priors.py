@@ -1,4 +1,4 @@
-"""Priors: modules that are called with `encode`, and in a conditional model with the context, and return p(z)."""
+"""Priors: modules that return p(z), called with `encode` and, in a conditional model, with the context."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from vae_lab.checks import checked
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(0, I) over D = latent_dim dimensions."""
+    """p(z) = N(0, I) with `latent_dim` dimensions."""
 
     loc: Tensor
     scale: Tensor
@@ -19,7 +19,7 @@ class StandardNormal(nn.Module):
     @checked
     def __init__(self, latent_dim: PositiveInt) -> None:
         super().__init__()
-        # not in checkpoints: nothing is learned, they only follow the module's device and dtype
+        # buffers, so that they follow the module's device and dtype; constants, so not saved in checkpoints
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 

@@ -1,4 +1,4 @@
-"""A model as figures see it: what it makes of test images and of latents, without disturbing a training."""
+"""The interface between figures and a model: posteriors, reconstructions and samples, without effects on training."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
+from vae_lab.errors import did_you_mean
 from vae_lab.metrics import ClassMeans, class_means, squared_error
 from vae_lab.model import BaseVAE, Batch, kl_per_dimension
 from vae_lab.noise import seed_device
 
-CHUNK = 500  # images or latents that go through the model at once
+CHUNK = 500  # images or latents per pass through the model
 
 
 class Data(Protocol):
-    """What a view needs of a data set: its test images, binarized and noisy as the test has them."""
+    """The data that a view needs: the test images, with the binarization and noise of the test."""
 
     shape: tuple[int, ...]
     noise: nn.Module
@@ -30,25 +31,25 @@ class Data(Protocol):
 
     @property
     def test_label(self) -> Tensor:
-        """Class of each test image (N,); reads the images where that is not done yet."""
+        """Class of each test image (N,); reads the images on first use."""
 
     def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Return test images at some indices (M,)."""
+        """Return the test images at the given indices (M,)."""
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and the images of each step of the test, with the noise that they have there."""
+        """Yield the indices and the images of each batch of the test, with the noise of the test."""
 
 
 class Codes(NamedTuple):
     """Posteriors of N images, on the CPU.
 
     Attributes:
-        mean: (N, D), or what stands for it: the center of the posterior.
-        std: standard deviations (N, D); None for points, and where they have no closed form.
-        kl: KL to the prior in nats (N, D); None for points, and where it does not factorise or has no closed form. That
-            of a hierarchy is estimated from a sample, by `View.codes` alone.
+        mean: posterior means (N, D), or the result of `center` for a posterior without a mean in closed form.
+        std: standard deviations (N, D); None for a point posterior or without a closed form.
+        kl: KL to the prior in nats (N, D); None for a point posterior, or if the KL does not factorise or has no closed
+            form. For a hierarchical VAE, only `View.codes` sets it, estimated from one sample.
         label: class of each image (N,).
-        context: what a conditional model is conditioned on (N, ...); None for others.
+        context: context of a conditional model (N, ...); None for other models.
     """
 
     mean: Tensor
@@ -59,12 +60,12 @@ class Codes(NamedTuple):
 
 
 class History(NamedTuple):
-    """The epochs of a training.
+    """The metrics of all epochs of a run.
 
     Attributes:
-        rows: the numbers of each epoch.
-        kl: of each stochastic layer the KL of each latent (epochs, D) by stage, in nats; the name of an only layer is
-            empty.
+        rows: metrics of each epoch by name.
+        kl: KL of each latent dimension (epochs, D) in nats, by stochastic layer and split. A single layer has an empty
+            name.
     """
 
     rows: Sequence[Mapping[str, float]]
@@ -72,7 +73,7 @@ class History(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """The squared error of every test image (N,), its class (N,), and the means of the classes."""
+    """The squared error of each test image (N,), its class (N,), and the mean error of each class."""
 
     error: Tensor
     label: Tensor
@@ -81,13 +82,13 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A model after some epoch, and the data that it is looked at with.
+    """A model after a given epoch, with the data that figures evaluate it on.
 
     Args:
         vae: the model.
-        data: the data; figures take the test split, which is read when it is first needed.
-        epoch: how many epochs the weights have seen.
-        history: returns the numbers of the epochs; None where there are none.
+        data: the data. Figures use the test split, which is read on first use.
+        epoch: number of epochs for which the model has been trained.
+        history: returns the metrics of the epochs; None if there are none.
     """
 
     vae: BaseVAE
@@ -97,12 +98,12 @@ class View:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.vae.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """Data type of the model's weights."""
         return next(self.vae.parameters()).dtype
 
     @property
@@ -112,12 +113,12 @@ class View:
 
     @property
     def has_density(self) -> bool:
-        """Whether the posterior is more than a point."""
+        """Whether the posterior has a density; false for a point posterior."""
         return self.vae.has_density
 
     @property
     def center(self) -> str:
-        """What the encoder's place in latent space is called, such as `posterior mean`."""
+        """Singular noun for the latents that represent a posterior, such as `posterior mean`."""
         return self.vae.center_name
 
     @property
@@ -127,12 +128,12 @@ class View:
 
     @property
     def name(self) -> str:
-        """The model in its own words, the data and the epoch."""
+        """Description of the model, the data and the epoch, used in titles."""
         return f"{self.vae.name}, {type(self.data).__name__}, epoch {self.epoch}"
 
     @property
     def is_hierarchy(self) -> bool:
-        """Whether there are several stochastic layers."""
+        """Whether the model is a hierarchical VAE."""
         return len(self.vae.latent_dims) > 1
 
     @property
@@ -140,13 +141,13 @@ class View:
         """Class of each test image (N,).
 
         Raises:
-            DataError: where the images are missing or damaged.
+            DataError: if the images are missing or corrupt.
         """
         return self.data.test_label
 
     @cached_property
     def errors(self) -> Errors:
-        """Squared error of the mean reconstruction of every test image, in the order of the split."""
+        """Squared error of the mean reconstruction of each test image, in the order of the split."""
         found = []
         with self.undisturbed(0):
             for _, batch in self.data.test_batches(self.device, self.dtype):
@@ -157,7 +158,7 @@ class View:
 
     @property
     def has_standard_prior(self) -> bool:
-        """Whether the prior is N(0, I), in a conditional model with the context of every class."""
+        """Whether the prior is N(0, I); in a conditional model, for the context of every class."""
         p = self.vae.latent_prior(self.context(self.label.unique().tolist()))
         if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
             return False
@@ -176,18 +177,18 @@ class View:
 
     @property
     def mean(self) -> str:
-        """What a mean image is called: `E[x|z]`, or `E[x|z, c]` of a conditional model."""
+        """Symbol of a mean image: `E[x|z]`, or `E[x|z, c]` for a conditional model."""
         return "E[x|z, c]" if self.is_conditional else "E[x|z]"
 
     @property
     def blank(self) -> Batch:
-        """A black image of the first class, for questions that do not depend on the data."""
+        """A black image of the first class, used to inspect the model without reading data."""
         pixels = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
         return Batch(pixels, pixels, torch.zeros(1, dtype=torch.long, device=self.device))
 
     @contextmanager
     def undisturbed(self, seed: int) -> Iterator[None]:
-        """Evaluate, without gradients and with random numbers from a seed, and leave everything as it was."""
+        """Evaluate the model without gradients and with a seed, then restore its modes and the random state."""
         modes = [(module, module.training) for module in self.vae.modules()]
         device = self.device
         where = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
@@ -202,27 +203,27 @@ class View:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, or their numbers where they have none.
+        """Names of the classes, or their numbers if they have no names.
 
         Raises:
-            DataError: where the images are missing or damaged.
+            DataError: if the images are missing or corrupt.
         """
-        _ = self.label  # reads the data, which tells the names
+        _ = self.label  # the names are known once the data are read
         return self.data.class_names
 
     def names(self, indices: Tensor) -> list[str]:
-        """Return the names of the classes of test images at some indices (M,)."""
+        """Return the class names of the test images at the given indices (M,)."""
         return [self.class_names[label] for label in self.label[indices].tolist()]
 
     def chosen(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
-        """Return the indices of up to `count` test images, one of each class in turn: the same in every epoch.
+        """Return the indices of up to `count` test images, taken from each class in turn; the same in every epoch.
 
         Args:
-            count: how many.
-            labels: of these classes alone, in this order; None for all.
+            count: maximum number of images.
+            labels: classes to choose from, in this order; None for all.
 
         Raises:
-            ValueError: where there is none of these classes.
+            ValueError: if the test split has no image of these classes.
         """
         label, names = self.label, self.class_names
         classes = range(len(names)) if labels is None else list(dict.fromkeys(labels))
@@ -234,10 +235,10 @@ class View:
         return torch.tensor(found)
 
     def numbers(self, labels: Sequence[int | str]) -> list[int]:
-        """Return the numbers of classes that are given by number or by name.
+        """Return the numbers of classes given by number or by name.
 
         Raises:
-            ValueError: for one that the data do not have.
+            ValueError: if a class does not exist.
         """
         if not labels:
             return []
@@ -245,12 +246,13 @@ class View:
         known = {**{str(number): number for number in range(len(names))}, **{name: k for k, name in enumerate(names)}}
         for label in labels:
             if str(label) not in known:
-                listed = names if len(names) <= 20 else [*names[:3], "…", names[-1]]
-                raise ValueError(f"{label} is no class of {type(self.data).__name__}: there are {', '.join(listed)}")
+                numbers = f"; expected a number from 0 to {len(names) - 1}"
+                hint = numbers if str(label).lstrip("-").isdecimal() else did_you_mean(str(label), names)
+                raise ValueError(f"unknown class '{label}' of {type(self.data).__name__}{hint or numbers}")
         return [known[str(label)] for label in labels]
 
     def batch(self, indices: Tensor) -> Batch:
-        """Return test images at some indices (M,)."""
+        """Return the test images at the given indices (M,)."""
         return self.data.test_batch(indices, self.device, self.dtype)
 
     @torch.no_grad()
@@ -262,7 +264,7 @@ class View:
         kl = None if prior is None else kl_per_dimension(q, prior)
         try:
             std = q.stddev if self.has_density else None
-        except NotImplementedError:  # torch's word for what has no closed form
+        except NotImplementedError:  # no closed form in torch
             std = None
         found = (self.vae.center(q), std, kl)
         mean, std, kl = (None if each is None else each.float().cpu() for each in found)
@@ -271,15 +273,15 @@ class View:
         return Codes(mean, std, kl, batch.label.cpu(), None if context is None else context.cpu())
 
     def reconstruct(self, batch: Batch) -> Tensor:
-        """Return the mean reconstruction of a batch from the posterior's center (B, C, H, W), on the model's device."""
+        """Return the mean reconstruction (B, C, H, W) of a batch at the posterior's `center`, on the model's device."""
         context = self.vae.context(batch)
         return self.vae.reconstruct(self.vae.encode(batch.input, context), context).mean
 
     def context(self, labels: Sequence[int]) -> Tensor | None:
-        """Return the context (N, ...) of the first test image of each class of a list; None where there is none.
+        """Return the context (N, ...) of the first test image of each class in `labels`; None if the model has none.
 
         Raises:
-            ValueError: for a class without a test image.
+            ValueError: if a class has no test image.
         """
         if not self.is_conditional:
             return None
@@ -290,7 +292,7 @@ class View:
 
     @torch.no_grad()
     def codes(self, count: int) -> Codes:
-        """Return the posteriors of `count` test images, evenly spread over the split, or of all that there are."""
+        """Return the posteriors of up to `count` test images, evenly spaced over the split."""
         size = len(self.label)
         spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
         parts = []
@@ -305,12 +307,12 @@ class View:
 
     @torch.no_grad()
     def decode(self, z: Tensor, context: Tensor | None = None, sampled: bool = False) -> Tensor:
-        """Return the images of latents (..., D): the mean of p(x|z), or one sample of it (..., C, H, W); on the CPU.
+        """Return the images (..., C, H, W) of latents (..., D) on the CPU: the mean of p(x|z), or one sample of it.
 
         Args:
             z: latents.
-            context: of a conditional model, (N, ...) for N latents in their order, or (1, ...) for all of them.
-            sampled: whether it is a sample.
+            context: context of a conditional model, (N, ...) for N latents in their order, or (1, ...) for all of them.
+            sampled: whether to return a sample instead of the mean.
         """
         images, flat = [], z.reshape(-1, z.shape[-1])
         if context is not None:
@@ -324,5 +326,5 @@ class View:
         return every.view(*z.shape[:-1], *every.shape[1:])
 
     def prior_sample(self, count: int, context: Tensor | None = None) -> Tensor:
-        """Return latents (count, D) from the prior, given contexts (count, ...) in a conditional model."""
+        """Return latents (count, D) from the prior; a conditional model needs contexts (count, ...)."""
         return self.vae.sample_prior(count, None if context is None else context.to(self.device)).float().cpu()

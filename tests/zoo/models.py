@@ -1,4 +1,4 @@
-"""What users build on vae_lab: a hierarchy, priors, a posterior and objectives; each with a YAML in `conf/`."""
+"""User-defined components: hierarchical VAEs, a prior, a posterior and objectives, each with a YAML file in `conf/`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,16 +21,14 @@ from vae_lab import MLP, VAE, BaseVAE, Batch, Conditional, Draw, Head, Normal, P
 from vae_lab.checks import checked
 from vae_lab.objectives import Terms, elbo_terms
 
-Distribution.set_default_validate_args(__debug__)  # torch's default, which zuko switches off
+Distribution.set_default_validate_args(__debug__)  # restore torch's default, which zuko disables
 
 
 class TwoLayers(VAE):
-    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₁|x) q(z₂|z₁), as the two-layer model of the IWAE (arXiv 1509.00519).
-
-    The configured prior is that of z₂, latent_dim is the size of z₁.
+    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₁|x) q(z₂|z₁), the two-layer model of the IWAE (arXiv 1509.00519).
 
     Args:
-        parts: of the configuration.
+        parts: components; the prior is p(z₂), and `latent_dim` is the size of z₁.
         upper_dim: size of z₂.
         hidden: widths of the networks between z₁ and z₂.
     """
@@ -48,7 +46,9 @@ class TwoLayers(VAE):
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
         if detach:
-            raise NotImplementedError("q(z₂|z₁) has parameters and a condition that detach would cut alike")
+            raise NotImplementedError(
+                "detach=true: not supported, because it would detach z₁ as well as the parameters of q(z₂|z₁)"
+            )
         q1 = self.encoder(batch.input)
         z1 = q1.rsample(torch.Size([samples]))  # (K, B, D₁)
         q2 = self.upper_encoder(z1)
@@ -63,10 +63,10 @@ class TwoLayers(VAE):
 
 
 class TopDown(BaseVAE):
-    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₂|x) q(z₁|x, z₂), top-down as in ladder VAEs (arXiv 1602.02282), from scratch.
+    """p(z₂) p(z₁|z₂) p(x|z₁) with q(z₂|x) q(z₁|x, z₂), top-down as in ladder VAEs (arXiv 1602.02282).
 
     Args:
-        parts: of the configuration; the prior is that of z₂, the encoder's network is that of both posteriors.
+        parts: components; the prior is p(z₂), and both posteriors use the encoder's network.
         upper_dim: size of z₂.
     """
 
@@ -100,11 +100,11 @@ class TopDown(BaseVAE):
 
 
 class VampPrior(nn.Module):
-    """Mixture of the posteriors of learned inputs, which start as training images (arXiv 1705.07120).
+    """Mixture of the posteriors of learned inputs, initialised with training images (arXiv 1705.07120).
 
     Args:
         components: number of inputs.
-        shape: of an image.
+        shape: shape of an image (C, H, W).
     """
 
     @checked
@@ -118,7 +118,9 @@ class VampPrior(nn.Module):
         rest = [batch.input for batch in islice(batches, ceil(len(self.inputs) / len(first)) - 1)]
         images = torch.cat([first, *rest])
         if len(images) < len(self.inputs):
-            raise ValueError(f"prior.components={len(self.inputs)} is more than the {len(images)} training images")
+            raise ValueError(
+                f"prior.components={len(self.inputs)}: must be at most {len(images)}, the number of training images"
+            )
         self.inputs.copy_(images[: len(self.inputs)])
 
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
@@ -126,7 +128,7 @@ class VampPrior(nn.Module):
 
 
 class OwnSamples(NormalizingFlow):
-    """A flow that keeps the log-probability of its samples, which costs a pass for each latent to find again."""
+    """Flow that caches the log-probability of its samples, which otherwise takes a pass for each latent dimension."""
 
     kept: tuple[Tensor | None, Tensor | None] = (None, None)
 
@@ -139,12 +141,12 @@ class OwnSamples(NormalizingFlow):
 
 
 class InverseAutoregressive(Head):
-    """Inverse autoregressive flow (arXiv 1606.04934) of a Gaussian, given the encoder's last hidden layer.
+    """Inverse autoregressive flow (arXiv 1606.04934) of a Gaussian, conditioned on the encoder's last hidden layer.
 
     Args:
-        latent_dim: D.
+        latent_dim: number of latent dimensions D.
         given: size of the encoder's output, which is its last hidden layer with `encoder.activate_output=true`.
-        steps: of the flow; each reverses the order of the latents.
+        steps: number of steps of the flow; each reverses the order of the latent dimensions.
         hidden: widths of the network of each step.
     """
 
@@ -178,10 +180,10 @@ class InverseAutoregressive(Head):
 
 @dataclass(frozen=True)
 class FreeBits:
-    """ELBO whose loss does not reward a latent's KL for falling below a floor (arXiv 1606.04934, appendix C.8).
+    """ELBO with free bits: the loss has a lower bound on the KL of each dimension (arXiv 1606.04934, appendix C.8).
 
     Args:
-        floor: KL of a latent, averaged over the batch, in nats.
+        floor: lower bound of the KL of a latent dimension, averaged over the batch, in nats.
     """
 
     needs_density: ClassVar[bool] = True
@@ -197,14 +199,14 @@ class FreeBits:
 class FactorVAE(nn.Module):
     """ELBO - gamma · total correlation, which a discriminator estimates (arXiv 1802.05983).
 
-    Both learn in one step: the model's part of the loss holds the discriminator's weights fixed, and the other way
-    round.
+    Model and discriminator are trained in one step. The model's loss has no gradient with respect to the weights of the
+    discriminator, and vice versa.
 
     Args:
-        latent_dim: D.
+        latent_dim: number of latent dimensions D.
         gamma: weight of the total correlation.
         hidden: widths of the discriminator.
-        optimizer_options: of the discriminator's weights.
+        optimizer_options: optimizer options for the discriminator's weights.
     """
 
     needs_density = True
@@ -224,7 +226,7 @@ class FactorVAE(nn.Module):
         weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         from_q, from_product = functional_call(self.discriminator, weights, (z,)).unbind(-1)
         tc = from_q - from_product  # (B,)
-        shuffled = z.detach().gather(0, torch.rand_like(z).argsort(0))  # each latent on its own
+        shuffled = z.detach().gather(0, torch.rand_like(z).argsort(0))  # each latent dimension independently
         logits = self.discriminator(torch.cat([z.detach(), shuffled]))
         kind = torch.arange(2, device=z.device).repeat_interleave(len(z))
         error = functional.cross_entropy(logits, kind, reduction="none").view(2, -1).mean(0)  # (B,)

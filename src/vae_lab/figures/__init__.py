@@ -1,6 +1,7 @@
-"""Figures: each is an object that draws a view. Nothing here knows Lightning, Hydra or the directory of a run.
+"""Figures: objects that draw a view of a model, independently of Lightning, Hydra and run directories.
 
-Every class has one colour in all figures. Titles are two lines: what is shown, and of which model at which epoch.
+A class has the same colour in all figures. The first line of a title names the figure; the second names the model, the
+data and the epoch.
 """
 
 from vae_lab.figures.charts import points

@@ -1,4 +1,4 @@
-"""Figures of points and of numbers over epochs."""
+"""Charts: points in the latent plane, and metrics over the epochs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Title, add_axes, canvas, class_colors, titled
 from vae_lab.metrics import KL_OF_LAYER, USUAL
 
-MOST_NAMED = 40  # classes that a legend has room for
+MOST_NAMED = 40  # classes that fit into a legend
 
 
 def points(
@@ -26,22 +26,22 @@ def points(
     axes_names: tuple[str, str] = ("", ""),
     circles: bool = False,
 ) -> Figure:
-    """Draw labelled points, with each class's name at its median.
+    """Draw labelled points, with the name of each class at its median.
 
     Args:
-        places: of the points (N, 2).
+        places: coordinates of the points (N, 2).
         label: class of each point (N,).
-        names: of the classes.
-        title: of the figure.
-        axes_names: below and beside the axes; none where the numbers mean nothing.
-        circles: whether the prior's circles at 1, 2 and 3 σ around the origin are drawn.
+        names: names of the classes.
+        title: title of the figure.
+        axes_names: labels of the horizontal and the vertical axis; without labels, the axes have no ticks.
+        circles: whether to draw circles at 1, 2 and 3 σ of a standard normal prior.
     """
     side = 640
     figure = canvas(side, side)
     axes = add_axes(figure, 0, 0, side, side)
     places, label = places.detach().float().cpu(), label.cpu()
     colors = class_colors(len(names))
-    # in an order of chance, so that no class covers another
+    # in random order, so that no class covers another
     order = torch.randperm(len(label), generator=torch.Generator().manual_seed(0))
     shown = [colors[each] for each in label[order].tolist()]
     size = 8 if len(label) > 1000 else 16
@@ -86,15 +86,15 @@ def points(
 
 
 def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Tensor]], title: Title) -> Figure:
-    """Draw how numbers change over the epochs, in training and validation; an objective's own terms come last.
+    """Draw training and validation metrics over the epochs; the objective's own terms come last.
 
     Args:
-        rows: of each epoch `epoch` and what is known of it: `train/loss`, `val/elbo`, …
-        kl: of each stochastic layer the KL of each latent (epochs, D) by `training` and `validation`, NaN where there
-            is none; the name of an only layer is empty.
-        title: of the figure.
+        rows: `epoch` and the metrics of each epoch: `train/loss`, `val/elbo`, …
+        kl: KL of each latent dimension (epochs, D), by stochastic layer and then by `training` and `validation`; NaN if
+            missing. A single layer has an empty name.
+        title: title of the figure.
     """
-    kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood, reconstruction (nats)"}
+    kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood (nats)"}
     kinds |= {"mse": "MSE", "kl": "KL (nats)"}
     terms = list(dict.fromkeys(_term(name) for row in rows for name in row if name.startswith(("train/", "val/"))))
     heats: dict[str, list[Any]] = {name: [] for name in terms if KL_OF_LAYER.fullmatch(name)}
@@ -102,7 +102,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     own = [name for name in terms if name not in (*USUAL, *heats)]
     lines: list[list[Any]] = [
         [name for name in kinds if name in terms and name not in heats],
-        # below one another, so that what the KL does is seen at once
+        # all panels of the KL in one column
         *([*([name] if name in terms else []), *of_layer] for name, of_layer in heats.items()),
         *(own[start : start + 4] for start in range(0, len(own), 4)),
     ]
@@ -128,7 +128,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
 
 
 def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> None:
-    """Draw one number in training and validation; mark the lowest KL where it fell to that and rose again."""
+    """Draw a metric in training and validation; mark the lowest KL if the KL fell and rose again."""
     for stage, words, color in (("train", "training", TRAINING), ("val", "validation", VALIDATION)):
         found = [(row["epoch"], value) for row in rows for value in _of(row, f"{stage}/{name}")]
         if not found:
@@ -137,7 +137,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
         lowest = values.index(min(values))
         if name == "kl" and 0 < lowest < len(values) - 1:
             axes.plot(epochs[lowest], values[lowest], marker="v", color=color, ms=7, linestyle="")
-            words += f", lowest in epoch {epochs[lowest]:.0f}"
+            words += f", minimum at epoch {epochs[lowest]:.0f}"
         marker = "o" if len(epochs) < 3 else None
         axes.plot(epochs, values, color=color, linewidth=1.5, label=words, marker=marker, ms=4)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -145,7 +145,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
-    """Draw the KL of each dimension of a layer over the epochs, ordered and coloured alike for all stages."""
+    """Draw the KL of each latent dimension of a layer over the epochs; all splits have the same order and colours."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may have no validation
     order = final[-1].argsort(descending=True)
     every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
@@ -156,26 +156,26 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
     look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "cmap": "viridis", **limits}
     shown = axes.imshow(values, extent=box, **look)
     of_layer = f" of {_layer_name(layer)}" if layer else ""
-    axes.set_title(f"KL of each latent{of_layer} (nats), {stage}", size=9, loc="left")
+    axes.set_title(f"KL per dimension{of_layer} (nats), {stage}", size=9, loc="left")
     if dimensions <= 20:
         axes.set_yticks(range(dimensions), [f"z{number}" for number in order.tolist()])
     else:
-        axes.set_ylabel("latents, the most active first", size=8)
+        axes.set_ylabel("latent dimensions by KL", size=8)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     assert axes.figure is not None
     axes.figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
 
 
 def _of(row: Mapping[str, float], name: str) -> list[float]:
-    """Return a number of a row, whether a density is behind it or not; nothing where it is not known."""
+    """Return the value of a normalised or unnormalised metric as a list; empty if the row does not contain it."""
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
 
 
 def _layer_name(layer: str) -> str:
-    """Return the name of a stochastic layer: `layer 1` of `layer1`."""
+    """Return the name of a stochastic layer for titles: `layer 1` for `layer1`."""
     return layer.replace("layer", "layer ")
 
 
 def _term(name: str) -> str:
-    """Return what a number is of, without its stage: `kl` of `val/kl`."""
+    """Return the term of a metric, without its split: `kl` for `val/kl`."""
     return name.partition("/")[2].removesuffix("_unnormalised")

@@ -1,4 +1,4 @@
-"""What every figure is: an object that draws a view."""
+"""Base classes of the figures."""
 
 import re
 from abc import ABC, abstractmethod
@@ -16,24 +16,25 @@ Labels = Annotated[Sequence[int | str], MinLen(1)]  # classes, by number or by n
 
 
 class Figure(BaseModel, ABC):
-    """An object that draws a view of a model; a subclass has a `name` and a method `figure`.
+    """Base class of the figures; a subclass defines `name` and the method `figure`.
 
     Args:
-        name: of the figure's folder in a run.
-        every_n_epochs: epochs of a training from one figure to the next, and the last; None for the last alone.
-        epochs: the epochs to draw after, and no others, in place of an interval.
-        optional: whether a training leaves the figure out where it does not fit the model, rather than refusing it.
-        seed: of whatever is random in the figure: the same in every epoch, so that they compare.
+        name: name of the figure's directory in a run directory.
+        every_n_epochs: interval in epochs between two figures of a training; the last epoch is always drawn. None for
+            only the last epoch.
+        epochs: the epochs to draw, instead of an interval.
+        optional: whether training omits the figure if it does not apply to the model; otherwise it is an error.
+        seed: seed of the figure's random numbers. It is the same in every epoch, so that figures are comparable.
 
     Raises:
-        ValueError: for an argument that is unknown or outside its range.
+        ValueError: for an unknown option or an invalid value.
     """
 
     model_config = ConfigDict(**STRICT, frozen=True)
 
-    look_for: ClassVar[str] = ""  # what tells a good figure from a bad one, for the caption on the page
-    quiet: ClassVar[bool] = False  # left out without a warning
-    after_test: ClassVar[bool] = False  # drawn after the test rather than after the last epoch
+    look_for: ClassVar[str] = ""  # how to judge the figure, shown in the report
+    quiet: ClassVar[bool] = False  # whether to omit the figure without a message
+    after_test: ClassVar[bool] = False  # whether to draw the figure after the test instead of the last epoch
 
     name: str
     every_n_epochs: PositiveInt | None = None
@@ -41,7 +42,7 @@ class Figure(BaseModel, ABC):
     optional: bool = False
     seed: Seed = 0
 
-    @field_validator("name")  # of subclasses as well, which give the field a default
+    @field_validator("name")  # also applies to subclasses, which set a default
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
@@ -49,47 +50,47 @@ class Figure(BaseModel, ABC):
         return name
 
     def draw(self, view: View) -> Drawn:
-        """Return the figure; the model and all random numbers stay as they were."""
+        """Return the figure; the state of the model and of the random generators does not change."""
         with view.undisturbed(self.seed):
             return self.figure(view)
 
     @abstractmethod
     def figure(self, view: View) -> Drawn:
-        """Return the figure, with the model in evaluation and random numbers from the seed."""
+        """Return the figure; called with the model in evaluation mode and the random generators seeded."""
 
     def options(self, view: View) -> set[str]:
-        """Return the names of the options that matter for a model."""
+        """Return the names of the options that apply to a model."""
         return set(type(self).model_fields)
 
     def refuses(self, view: View) -> str | None:
-        """Return why the figure cannot be drawn of a model; None where it can. Data are not read for it."""
+        """Return why the figure does not apply to a model, or None if it does; reads no data."""
         return None
 
     def check(self, view: View) -> None:
-        """Check that the data have the classes that the figure shows, and read the data where they are not read yet.
+        """Check that the classes in `labels` exist, which reads the data.
 
         Raises:
-            ValueError: for a class that they do not have.
+            ValueError: if a class does not exist.
         """
         view.numbers(getattr(self, "labels", None) or [])
 
     def is_due(self, epoch: int, last: bool) -> bool:
-        """Tell whether the figure is drawn after an epoch, the first being 1."""
+        """Return whether the figure is drawn after an epoch, counted from 1."""
         if self.epochs is not None:
             return epoch in self.epochs
         ends = last and not self.after_test
         return ends or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
 
     def changed(self, **options: object) -> Self:
-        """Return the same figure with some options changed, and checked."""
+        """Return a copy of the figure with some options changed and checked."""
         return type(self)(**{**dict(self), **options})
 
 
 class Grid(Figure, ABC):
-    """What figures of images share.
+    """Base class of figures that contain images.
 
     Args:
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
+        scale: side in figure pixels of each image pixel; None for a readable size.
     """
 
     scale: PositiveInt | None = None

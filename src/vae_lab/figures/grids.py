@@ -1,4 +1,4 @@
-"""Figures of images: each pixel of an image is `scale` × `scale` pixels of the figure."""
+"""Grids of images, in which each image pixel is `scale` × `scale` figure pixels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,19 +25,19 @@ from vae_lab.figures.page import (
     titled,
 )
 
-GAP = 2  # between two images, in pixels
-GUTTER = 20  # between two grids, in pixels
-TILE = 56  # about the width of an image, where no scale is given
+GAP = 2  # pixels between two images
+GUTTER = 20  # pixels between two grids
+TILE = 56  # approximate side of an image in pixels without a given scale
 
 
 class Panel(NamedTuple):
-    """A grid of images with words around it.
+    """A grid of images with a title and labels.
 
     Attributes:
-        images: R rows of C images with values in [0, 1] (R, C, channels, H, W), 1 or 3 channels; NaN is left white.
-        title: above the grid.
-        rows: words before each row, none or R of them.
-        columns: words above each column, none or C of them.
+        images: R rows of C images with values in [0, 1] (R, C, channels, H, W), 1 or 3 channels; NaN is white.
+        title: title above the grid.
+        rows: R row labels, or none.
+        columns: C column labels, or none.
     """
 
     images: Tensor
@@ -47,24 +47,24 @@ class Panel(NamedTuple):
 
 
 def default_scale(height: int, width: int) -> int:
-    """Return how many pixels of a figure a pixel of an image gets, so that it can be seen."""
+    """Return the side in figure pixels of each image pixel at which images are about `TILE` pixels wide or high."""
     return max(1, round(TILE / max(height, width)))
 
 
 def tiles(images: Tensor, scale: int = 1, gap: int = GAP) -> np.ndarray:
-    """Return a grid of images as one (height, width, 3), uint8: each pixel enlarged, white between the images.
+    """Return a grid of enlarged images on white as one image (height, width, 3), uint8.
 
     Args:
-        images: values in [0, 1] (R, C, channels, H, W); others are clipped, NaN is white.
-        scale: pixels that a pixel becomes, in both directions.
+        images: values (R, C, channels, H, W), clipped to [0, 1]; NaN is white.
+        scale: side in figure pixels of each image pixel.
         gap: pixels between two images.
 
     Raises:
-        ValueError: for images of other than 1 or 3 channels.
+        ValueError: if the images do not have 1 or 3 channels.
     """
     rows, columns, channels, height, width = images.shape
     if channels not in (1, 3):
-        raise ValueError(f"images of {channels} channels cannot be shown: 1 is grey, 3 are red, green and blue")
+        raise ValueError(f"images with {channels} channels cannot be shown; expected 1 (grey) or 3 (RGB)")
     values = images.detach().float().cpu().nan_to_num(nan=1.0).clamp(0, 1).mul(255).round().to(torch.uint8)
     pixels = values.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).numpy()  # (R, C, H, W, 3)
     pixels = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -78,11 +78,11 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
     """Draw grids of images.
 
     Args:
-        panels: the grids, of images of one shape.
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets, in both directions; None for what can be seen.
+        panels: grids, whose images have the same shape.
+        title: title of the figure.
+        scale: side in figure pixels of each image pixel; None for a readable size.
         gap: pixels between two images.
-        across: how many grids stand side by side.
+        across: number of grids next to each other.
     """
     *_, height, width = panels[0].images.shape
     scale = scale or default_scale(height, width)
@@ -106,7 +106,7 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
 
 
 def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -> int:
-    """Put the words of a panel around a grid of images of a size in pixels; return the pixels that they take above."""
+    """Add the labels of a panel to its grid, whose images have a size in pixels; return their height above the grid."""
     if panel.rows:
         axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(panel.rows))], panel.rows)
     if panel.columns:
@@ -121,7 +121,7 @@ def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -
 
 
 def turn_if_wider(axes: Axes, width: int) -> None:
-    """Turn the words of the horizontal axis by 90° where one is wider than so many pixels."""
+    """Rotate the labels of the horizontal axis by 90° if one is wider than `width` pixels."""
     if any(text.get_window_extent().width > width for text in axes.get_xticklabels()):
         axes.tick_params(axis="x", labelrotation=90)
 
@@ -135,16 +135,16 @@ def latent_bars(
     title: Title,
     scale: int | None = None,
 ) -> Figure:
-    """Draw how images pass through the latent space: the image, its posterior's center and σ as bars, what comes back.
+    """Draw each image, its posterior mean and σ as bars, and its reconstruction.
 
     Args:
-        images: what the encoder sees (N, C, H, W).
-        mean: center of the posterior of each (N, D).
-        std: standard deviation of it (N, D); None for none.
-        reconstructions: (N, C, H, W).
-        center: what `mean` is called.
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets; None for what can be seen.
+        images: inputs of the encoder (N, C, H, W).
+        mean: posterior means (N, D).
+        std: posterior standard deviations (N, D); None if they do not exist.
+        reconstructions: mean reconstructions (N, C, H, W).
+        center: name of `mean`, the label of the bars.
+        title: title of the figure.
+        scale: side in figure pixels of each image pixel; None for a readable size.
     """
     count, _, height, width = images.shape
     scale = scale or 2 * default_scale(height, width)
@@ -174,15 +174,15 @@ def latent_bars(
 def class_mse(
     mse: Tensor, images: Tensor, names: Sequence[str], examples: Panel | None, title: Title, scale: int | None = None
 ) -> Figure:
-    """Draw the mean squared error of each class as bars, over its best and its worst images.
+    """Draw the mean squared error of each class as a bar above its best and worst images.
 
     Args:
-        mse: of each class (C,), NaN where it has no image.
-        images: how many images each class has (C,).
-        names: of the classes.
-        examples: a column of images for each class; None for none.
-        title: of the figure.
-        scale: pixels of the figure that a pixel of an image gets; None for what can be seen.
+        mse: mean squared error of each class (C,), NaN for a class without images.
+        images: number of images of each class (C,).
+        names: names of the classes.
+        examples: a column of images for each class; None for no images.
+        title: title of the figure.
+        scale: side in figure pixels of each image pixel; None for a readable size.
     """
     count, high = len(names), 200
     tile = max(14, min(TILE, 1400 // count))
@@ -193,13 +193,13 @@ def class_mse(
     wide = count * (tile + GAP) - GAP
     figure = canvas(wide, high)
     axes = add_axes(figure, 0, 0, wide, high)
-    middles = [column * (tile + GAP) + tile / 2 for column in range(count)]  # each bar above its images
+    middles = [column * (tile + GAP) + tile / 2 for column in range(count)]  # align each bar with its images
     heights = mse.nan_to_num(0).tolist()
     axes.bar(middles, heights, width=0.8 * tile, color=class_colors(count))
     top, mean = max(heights) * 1.15 or 1.0, float(mse.nanmean())
     look: dict[str, Any] = {"size": 7, "ha": "center", "va": "bottom", "bbox": PAPER, "zorder": 5}
     for middle, value, number in zip(middles, mse.tolist(), images.tolist(), strict=True):
-        if tile >= 30:  # the width of the words
+        if tile >= 30:  # the width of the label
             words, place = ("n/a", 0) if number == 0 else (f"{value:.4f}", value)
             axes.annotate(words, (middle, place), (0, 2), textcoords="offset points", **look)
     axes.axhline(mean, color=INK, linewidth=1, linestyle="--")

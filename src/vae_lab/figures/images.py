@@ -1,4 +1,4 @@
-"""Figures of images: reconstructions, and images of latents."""
+"""Figures of images: reconstructions, samples and paths through the latent space."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -17,16 +17,16 @@ from vae_lab.latents import QUANTILES
 from vae_lab.metrics import squared_error
 from vae_lab.view import View
 
-Side = Annotated[int, Field(ge=1, le=100)]  # of a square of images: more cannot be shown
+Side = Annotated[int, Field(ge=1, le=100)]  # images per side of a square figure
 Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
-CONTEXT = "The context c of a class is that of its first test image."
+CONTEXT = "The context c of each class is that of its first test image."
 
 
 class OfClasses(Grid):
-    """Base of figures that show a conditional model class by class.
+    """Base class of figures that show each class of a conditional model.
 
     Args:
-        labels: of a conditional model the classes, None for all; each has the context of its first test image.
+        labels: classes of a conditional model, None for all; each has the context of its first test image.
     """
 
     labels: Labels | None = None
@@ -37,30 +37,29 @@ class OfClasses(Grid):
     def refuses(self, view: View) -> str | None:
         if self.labels is None or view.is_conditional:
             return None
-        return f"labels={list(self.labels)} chooses the context of a conditional model, and this one has none"
+        return f"labels={list(self.labels)}: requires a conditional model"
 
     def classes(self, view: View) -> list[int]:
-        """Return the numbers of the classes to show; none for a model that is not conditional."""
+        """Return the numbers of the classes to show; empty unless the model is conditional."""
         if not view.is_conditional:
             return []
         return view.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
 
 
 class Reconstructions(Grid):
-    """Test images, their reconstruction E[x|z] at the posterior's center, and one x ~ p(x|z) with z ~ q(z|x).
+    """Test images, their reconstruction E[x|z] at the posterior mean, and one sample x ~ p(x|z) with z ~ q(z|x).
 
-    The encoder's input is shown as well where it is another image than the target.
+    The input of the encoder is also shown if it differs from the target.
 
     Args:
-        n: number of images, of each class in turn.
-        columns: images in a row.
+        n: number of images, taken from each class in turn.
+        columns: number of images in a row.
         labels: classes to show, None for all.
     """
 
     look_for: ClassVar[str] = (
-        "The mean should be the truth, a little blurred: what is missing, the latents did not keep. A sample that "
-        "is noisier than the data says that the likelihood's σ is too large for them, or its pixels too "
-        "independent."
+        "The mean should be a slightly blurred copy of the target; missing details are not encoded in z. If the sample "
+        "is noisier than the target, the likelihood's σ is too large, or its independent pixels do not fit the data."
     )
     name: str = "reconstructions"
     n: PositiveInt = 20
@@ -72,7 +71,7 @@ class Reconstructions(Grid):
         batch = view.batch(indices)
         context = view.vae.context(batch)
         q = view.vae.encode(batch.input, context)
-        rows = {"truth": batch.target.float().cpu()}
+        rows = {"target": batch.target.float().cpu()}
         if not torch.equal(batch.input, batch.target):
             rows["input"] = batch.input.float().cpu()
         rows["mean"] = view.decode(view.vae.center(q), context)
@@ -84,28 +83,29 @@ class Reconstructions(Grid):
             panels.append(Panel(torch.stack([images[block] for images in rows.values()]), "", [*rows], names[block]))
         drawn = "the same z" if not view.has_density else "z drawn from the posterior"
         caption = (
-            f"mean: {view.mean} at the {view.center}. sample: one x drawn from the likelihood, {drawn}. Test images."
+            f"Test images. The mean is {view.mean} at the {view.center}. The sample is one x drawn from the "
+            f"likelihood, with {drawn}."
         )
         return grids(panels, Title("Reconstructions", view.name, caption), self.scale)
 
 
 class Denoising(Grid):
-    """Test images, the same with the training's noise, and their mean reconstruction from that.
+    """Test images, the same images with the noise of the training, and the mean reconstruction of the noisy images.
 
     Args:
-        n: number of images, of each class in turn.
+        n: number of images, taken from each class in turn.
     """
 
     quiet: ClassVar[bool] = True
     look_for: ClassVar[str] = (
-        "The restored images should be the original ones, and their MSE far below that of the noisy ones."
+        "The reconstructions should match the targets, with a much lower MSE than the noisy inputs."
     )
     name: str = "denoising"
     n: PositiveInt = 10
 
     def refuses(self, view: View) -> str | None:
         noise = view.data.noise
-        return "there is no noise: choose one, such as noise=salt_and_pepper" if type(noise) is nn.Identity else None
+        return "requires noise; use for example noise=salt_and_pepper" if type(noise) is nn.Identity else None
 
     def figure(self, view: View) -> Drawn:
         indices = view.chosen(self.n)
@@ -115,37 +115,37 @@ class Denoising(Grid):
             noisy = view.data.noise.to(noisy)(noisy)
         codes = view.encode(batch._replace(input=noisy))
         restored = view.decode(codes.mean, codes.context)
-        original, noisy = batch.target.float().cpu(), noisy.float().cpu()
-        before, after = (float(squared_error(images, original).mean()) for images in (noisy, restored))
-        rows = ["original", f"noisy, MSE {before:.4f}", f"restored, MSE {after:.4f}"]
-        panel = Panel(torch.stack([original, noisy, restored]), "", rows, view.names(indices))
+        target, noisy = batch.target.float().cpu(), noisy.float().cpu()
+        before, after = (float(squared_error(images, target).mean()) for images in (noisy, restored))
+        rows = ["target", f"noisy input, MSE {before:.4f}", f"reconstruction, MSE {after:.4f}"]
+        panel = Panel(torch.stack([target, noisy, restored]), "", rows, view.names(indices))
         kind = type(view.data.noise).__name__
         caption = (
-            f"Test images with noise ({kind}) and their reconstruction {view.mean} at the {view.center}; MSE over "
-            f"these {len(indices)} images."
+            f"Test images. The noise is {kind}. The reconstruction is {view.mean} at the {view.center}. The MSE is the "
+            f"mean over these {len(indices)} images."
         )
         return grids([panel], Title("Denoising", view.name, caption), self.scale)
 
 
 class Samples(OfClasses):
-    """Images of z from the prior: the mean of p(x|z), and beside it a sample of it, of the same z.
+    """Images of z from the prior: the mean of p(x|z), and next to it a sample with the same z.
 
-    Of a conditional model the classes are below one another.
+    For a conditional model, each class has its own rows.
 
     Args:
-        n: number of images, laid out as a square, at most 10,000; of a conditional model as many of each class as fit
-            in, and at least one.
+        n: number of images, arranged in a square, at most 10,000. A conditional model has an equal number for each
+            class, at least one.
     """
 
     look_for: ClassVar[str] = (
-        "They should look like data, and be as varied. Worse than the reconstructions, they show places of the "
-        "prior that no image is encoded to."
+        "The samples should look like the data and vary as much. If they are worse than the reconstructions, the prior "
+        "covers regions to which no image is encoded."
     )
     name: str = "samples"
     n: Annotated[int, Field(ge=1, le=10_000)] = 64
 
     def refuses(self, view: View) -> str | None:
-        return super().refuses(view) if view.has_density else "an autoencoder has no prior to draw from"
+        return super().refuses(view) if view.has_density else "an autoencoder has no prior"
 
     def figure(self, view: View) -> Drawn:
         classes = self.classes(view)
@@ -162,25 +162,25 @@ class Samples(OfClasses):
         rows = [words for number in classes for words in (view.class_names[number], *further)]
         density = "p(x|z, c)" if classes else "p(x|z)"
         panels = [Panel(mean, f"mean {view.mean}", rows), Panel(sample, f"sample x ~ {density}")]
-        caption = f"By class, with z ~ p(z|c). {CONTEXT}" if classes else ""
-        return grids(panels, Title("Samples, z from the prior", view.name, caption), self.scale, across=2)
+        caption = f"Each class has its own rows, with z ~ p(z|c). {CONTEXT}" if classes else ""
+        return grids(panels, Title("Samples from the prior", view.name, caption), self.scale, across=2)
 
 
 class Manifold(OfClasses):
-    """Images of a grid in two latent dimensions, the others 0: Figure 4 of Kingma & Welling (arXiv 1312.6114).
+    """Images of a grid over two latent dimensions; the others are 0. See Kingma & Welling, arXiv 1312.6114, Figure 4.
 
-    Of a conditional model there is a grid for each class, with half as many steps.
+    A conditional model has a grid with half as many steps for each class.
 
     Args:
-        n: steps in each direction, at most 100.
-        reach: the grid goes from -reach to reach, evenly; None for quantiles of a standard normal.
-        quantiles: the first and the last quantile.
-        dimensions: which two.
+        n: number of steps in each direction, at most 100.
+        reach: the grid is evenly spaced from -reach to reach; None for quantiles of a standard normal.
+        quantiles: first and last quantile.
+        dimensions: the two latent dimensions.
     """
 
     look_for: ClassVar[str] = (
-        "Neighbours should turn into one another without a jump, and every class should have a region. With more "
-        "than two latents this is one plane of many."
+        "Neighbouring images should change smoothly, and every class should have a region. With more than two latent "
+        "dimensions, the figure shows only one of many planes."
     )
     name: str = "manifold"
     n: Side = 20
@@ -191,30 +191,30 @@ class Manifold(OfClasses):
     @model_validator(mode="after")
     def _differ(self) -> Self:
         if self.quantiles[0] >= self.quantiles[1]:
-            raise ValueError(f"quantiles={list(self.quantiles)}: must be two, the smaller first")
+            raise ValueError(f"quantiles={list(self.quantiles)}: must be in ascending order")
         if self.dimensions[0] == self.dimensions[1]:
-            raise ValueError(f"dimensions={list(self.dimensions)}: must be two different ones")
+            raise ValueError(f"dimensions={list(self.dimensions)}: must be different")
         return self
 
     def refuses(self, view: View) -> str | None:
         if max(self.dimensions) >= view.latent_dim:
-            return f"needs latent dimensions {list(self.dimensions)}, and latent_dim is {view.latent_dim}"
+            return f"requires latent dimensions {list(self.dimensions)}, but latent_dim={view.latent_dim}"
         if self.reach is None and view.is_hierarchy:
-            return "the first layer of a hierarchy has no standard normal prior: set its option reach"
+            return "z₁ of a hierarchical VAE has no standard normal prior; set reach"
         return super().refuses(view)
 
     def figure(self, view: View) -> Drawn:
         classes = self.classes(view)
         steps = ceil(self.n / 2) if classes else self.n
         if self.reach is None:
-            values, where = latents.quantiles(steps, *self.quantiles), "at even quantiles of a standard normal"
+            values, spacing = latents.quantiles(steps, *self.quantiles), "at evenly spaced quantiles of N(0, 1)"
         else:
-            values, where = torch.linspace(-self.reach, self.reach, steps), "evenly"
+            values, spacing = torch.linspace(-self.reach, self.reach, steps), "in even steps"
         across, up = self.dimensions
-        rest = ", the others 0" if view.latent_dim > 2 else ""
+        others = " The other dimensions are 0." if view.latent_dim > 2 else ""
         caption = (
-            f"z{across} from left to right, z{up} from bottom to top, each from {float(values[0]):.2f} to "
-            f"{float(values[-1]):.2f} {where}{rest}. Shown is the mean {view.mean}."
+            f"z{across} increases from left to right and z{up} from bottom to top, from {float(values[0]):.2f} to "
+            f"{float(values[-1]):.2f} {spacing}.{others} Each image is {view.mean}."
         )
         z = latents.plane(values, view.latent_dim, self.dimensions)
         panels = [Panel(view.decode(z, view.context([number])), view.class_names[number]) for number in classes]
@@ -225,16 +225,16 @@ class Manifold(OfClasses):
 
 
 class Interpolation(Grid):
-    """The way from one test image to another, along a line and along a great circle of the latent space.
+    """Interpolation between two test images, along a straight line and along a great circle of the latent space.
 
     Args:
-        labels: classes of the two, None for the first and the last.
-        steps: images on the way, both ends included, at least 2.
+        labels: classes of the two images, None for the first and the last class.
+        steps: number of images on each path, end points included, at least 2.
     """
 
     look_for: ClassVar[str] = (
-        "Every step should be an image of its own kind. Where the two only fade into each other, the decoder knows "
-        "nothing better between them."
+        "Every step should look like a real image. If the steps are only a cross-fade of the two images, the decoder "
+        "has learned nothing between them."
     )
     name: str = "interpolation"
     labels: Pair | None = None
@@ -244,32 +244,34 @@ class Interpolation(Grid):
         (first, last), images, names, context = ends(view, self.labels)
         paths = {"linear": latents.linear(first, last, self.steps)}
         circle = latents.spherical(first, last, self.steps)
-        if not torch.equal(circle, paths["linear"]):  # as it is in one dimension
+        if not torch.equal(circle, paths["linear"]):  # equal in one dimension
             paths["spherical"] = circle
         z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
-        if context is not None and len(context) > 1:  # each path with the context of either end
-            z, rows = z.repeat(2, 1, 1), [f"{path}, as {name}" for name in names for path in paths]
+        if context is not None and len(context) > 1:  # each path with the context of each end
+            z, rows = z.repeat(2, 1, 1), [f"{path}, c of {name}" for name in names for path in paths]
             context = context.repeat_interleave(len(paths) * self.steps, 0)
         decoded = view.decode(z, context)  # (rows, steps, C, H, W)
         left, right = (image.expand(len(rows), 1, *image.shape) for image in images)
         framed = torch.cat([left, decoded, right], 1)
-        columns = ["truth", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "truth"]
+        columns = ["image", *[f"{step / (self.steps - 1):.2f}" for step in range(self.steps)], "image"]
         panel = Panel(framed, "", rows, columns)
-        caption = f"Between the {view.where} of two test images. Shown is the mean {view.mean}."
-        caption += " Each row has the context of one of them." if len(rows) > len(paths) else ""
-        return grids([panel], Title(f"From {names[0]} to {names[1]}", view.name, caption), self.scale)
+        caption = (
+            f"The outer columns are two test images. The others are {view.mean} on paths between their {view.where}."
+        )
+        caption += " Each row has the context c of one of the two images." if len(rows) > len(paths) else ""
+        return grids([panel], Title(f"Interpolation from {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 
 class Transition(Grid):
-    """The way from one test image to another in many small steps, line by line.
+    """Linear interpolation between two test images in many small steps, arranged in a square.
 
     Args:
-        labels: classes of the two, None for the first and the last.
-        n: images in a line, and lines, at most 100.
+        labels: classes of the two images, None for the first and the last class.
+        n: number of rows and of images in each row, at most 100.
     """
 
     look_for: ClassVar[str] = (
-        "As in interpolation, more slowly: where does one class end and the other begin, and what is between?"
+        "Where does one class end and the other begin? As in `interpolation`, every step should look like a real image."
     )
     name: str = "transition"
     labels: Pair | None = None
@@ -278,31 +280,31 @@ class Transition(Grid):
     def figure(self, view: View) -> Drawn:
         (first, last), _, names, context = ends(view, self.labels)
         z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
-        caption = f"In even steps along the line between their {view.where}, to be read line by line."
+        caption = f"Each image is {view.mean}, in even steps on the line between the {view.where} of two test images."
         if context is not None and len(context) > 1:
             context = context[(2 * torch.arange(self.n**2) >= self.n**2).long()]
-            caption += " The first half has the context of the first image, the rest that of the last."
-        what = f"From {names[0]} to {names[1]} in {self.n**2} steps"
+            caption += " The first half has the context c of the first image, the second half that of the second."
+        what = f"Transition from {names[0]} to {names[1]} in {self.n**2} steps"
         return grids([Panel(view.decode(z, context))], Title(what, view.name, caption), self.scale)
 
 
 class Traversals(Grid):
-    """Each latent dimension from -reach to reach, the others as a test image has them, the most active first.
+    """Traversals of each latent dimension from -reach to reach, with the others fixed at those of a test image.
 
-    Active is what the posterior's KL to the prior is large in, on average over test images; where that is not known, as
-    for an autoencoder, what varies most.
+    The dimensions are sorted by activity, which is the mean KL of the posterior to the prior over test images. If the
+    KL is not available, as for an autoencoder, it is the variance of the posterior means.
 
     Args:
-        n: number of dimensions, fewer where there are not so many; None for all.
-        steps: images of each.
-        reach: where they begin and end, in units of a standard normal prior's σ.
-        label: class of the test image, None for the first.
-        images: number of test images that the activity is measured on.
+        n: maximum number of dimensions; None for all.
+        steps: number of images for each dimension.
+        reach: bound of the traversed values, in units of σ of a standard normal prior.
+        label: class of the test image, None for the first class.
+        images: number of test images from which the activity is computed.
     """
 
     look_for: ClassVar[str] = (
-        "A row that does not change is a latent that is not used: its KL, or its variance, is near 0. A useful one "
-        "changes one thing."
+        "A row that does not change shows an unused latent dimension, whose KL or variance is close to 0. Ideally, "
+        "each other row changes one property of the image."
     )
     name: str = "traversals"
     n: PositiveInt | None = 20
@@ -324,29 +326,29 @@ class Traversals(Grid):
         rows = [f"z{dimension}, {unit} {float(activity[dimension]):.2f}" for dimension in order]
         columns = [f"{value:.1f}" for value in values.round(decimals=3).add(0.0).tolist()]
         panel = Panel(view.decode(latents.sweep(start.mean[0], values, order), start.context), "", rows, columns)
-        of = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
-        measured = "in nats" if unit == "KL" else f"of the {view.where}"
-        measured += ", estimated from one sample an image" if unit == "KL" and view.is_hierarchy else ""
+        shown = f"{len(order)} of {view.latent_dim}" if len(order) < view.latent_dim else "all"
+        measured = "mean KL in nats" if unit == "KL" else f"variance of the {view.where}"
+        estimated = ", estimated from one sample per image" if unit == "KL" and view.is_hierarchy else ""
         caption = (
-            f"Each row sets one latent dimension ({of}, the most active first) and leaves the others as a test "
-            f"image has them, at its {view.center}. Beside it: its {unit} {measured}, over {len(codes.label):,} "
-            f"images. Shown is the mean {view.mean}."
+            f"Each row varies one latent dimension and keeps the others at the {view.center} of a test image. The rows "
+            f"show {shown} dimensions, sorted and labelled by the {measured} over {len(codes.label):,} test "
+            f"images{estimated}. Each image is {view.mean}."
         )
         return grids([panel], Title("Traversals", view.name, caption), self.scale)
 
 
 class ClassSamples(Grid):
-    """Images of z from each class's Gaussian: the mean of its images' posterior means, the mean of their variances.
+    """Images of z from a Gaussian for each class, with the average posterior mean and variance of the class.
 
     Args:
-        labels: classes, None for all.
-        n: images of each.
-        images: number of test images that the Gaussians are taken from.
+        labels: classes to show, None for all.
+        n: number of images of each class.
+        images: number of test images from which the Gaussians are computed.
     """
 
     look_for: ClassVar[str] = (
-        "Every row should stay in its class. The Gaussian has the posterior's variance, not the spread of the "
-        "means, so a row varies less than the class does."
+        "All images in a row should belong to its class. They vary less than the class does, because the Gaussian has "
+        "the posterior variance and not the variance of the posterior means."
     )
     name: str = "class_samples"
     labels: Labels | None = None
@@ -370,9 +372,9 @@ class ClassSamples(Grid):
         z, classes = self.sample(view, self.n)
         rows = [view.class_names[each] for each in classes]
         caption = (
-            f"z from each class's Gaussian: mean of the {view.where}, mean of the posterior variances of its images "
-            f"among {min(self.images, len(view.label)):,} test images. Shown is the mean {view.mean}."
-            f"{' ' + CONTEXT if view.is_conditional else ''}"
+            f"Each row has z from the Gaussian of a class. Its mean and variance are the averages of the {view.where} "
+            f"and posterior variances of the class among {min(self.images, len(view.label)):,} test images. Each "
+            f"image is {view.mean}.{' ' + CONTEXT if view.is_conditional else ''}"
         )
         context = view.context([number for number in classes for _ in range(self.n)])
         images = view.decode(z, context)
@@ -380,22 +382,22 @@ class ClassSamples(Grid):
 
 
 class Transfer(Grid):
-    """Test images, and the z of each with the context of every class: what a conditional model keeps in z.
+    """Test images decoded with the context of every class, which shows what a conditional model encodes in z.
 
     Args:
-        labels: classes, None for all, or the first 20 of more.
+        labels: classes to show; None for all, at most the first 20.
     """
 
     quiet: ClassVar[bool] = True
     look_for: ClassVar[str] = (
-        "Each column should be its class, and each row one style, such as slant and thickness. A row that stays the "
-        "class of its image says that z holds the class, and the decoder ignores the context."
+        "Each column should show one class, and each row one style, such as slant and thickness. If a row keeps the "
+        "class of its test image, z encodes the class and the decoder ignores the context."
     )
     name: str = "transfer"
     labels: Labels | None = None
 
     def refuses(self, view: View) -> str | None:
-        return None if view.is_conditional else "the model is not conditional: there is no context to change"
+        return None if view.is_conditional else "requires a conditional model"
 
     def figure(self, view: View) -> Drawn:
         classes = view.label.unique().tolist()[:20] if self.labels is None else view.numbers(self.labels)
@@ -403,10 +405,10 @@ class Transfer(Grid):
         names, count = [view.class_names[each] for each in classes], len(classes)
         z = view.encode(batch).mean.unsqueeze(1).expand(-1, count, -1)
         images = view.decode(z, view.context(classes * count))
-        panel = Panel(torch.cat([batch.target.float().cpu().unsqueeze(1), images], 1), "", names, ["truth", *names])
+        panel = Panel(torch.cat([batch.target.float().cpu().unsqueeze(1), images], 1), "", names, ["image", *names])
         caption = (
-            f"Rows: a test image of each class, and its {view.center} with the context of each class. "
-            f"{CONTEXT} Shown is the mean {view.mean}."
+            f"Each row shows a test image, followed by {view.mean} at its {view.center} with the context of each "
+            f"class. {CONTEXT}"
         )
         return grids([panel], Title("Transfer", view.name, caption), self.scale)
 
@@ -414,13 +416,16 @@ class Transfer(Grid):
 def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
     """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of test images of two classes.
 
-    The contexts are one where both are equal, and None for a model that is not conditional.
+    Two equal contexts are returned as one (1, ...). An unconditional model has None.
+
+    Raises:
+        ValueError: if a class does not exist or has too few test images.
     """
     present = view.label.unique().tolist()
     first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
     indices = view.chosen(2, [first]) if first == last else torch.cat([view.chosen(1, [k]) for k in (first, last)])
     if len(indices) < 2:
-        raise ValueError(f"the test split has one image of {view.class_names[first]}, and two are needed")
+        raise ValueError(f"the test split has only one image of {view.class_names[first]}; two are required")
     batch = view.batch(indices)
     codes = view.encode(batch)
     context = codes.context
@@ -430,7 +435,7 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
 
 
 def square(images: Tensor, columns: int | None = None) -> Tensor:
-    """Return images (N, C, H, W) as rows of a square, or of so many columns (R, S, C, H, W); the rest is white."""
+    """Return images (N, C, H, W) as rows of `columns` images (R, S, C, H, W), by default a square; padding is white."""
     columns = columns or ceil(len(images) ** 0.5)
     rows = ceil(len(images) / columns)
     blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))

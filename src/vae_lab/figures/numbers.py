@@ -1,4 +1,4 @@
-"""Figures of numbers: how they change over the epochs, and how they differ between classes."""
+"""Figures of metrics over the epochs and of errors by class."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -14,43 +14,47 @@ from vae_lab.figures.grids import Panel, class_mse
 from vae_lab.figures.page import Title
 from vae_lab.view import View
 
-MOST_SHOWN = 25  # classes that there is room for images of
+MOST_SHOWN = 25  # classes whose images fit into the figure
 
 
 class Curves(Figure):
     """Loss, ELBO, log-likelihood, KL, squared error and the KL of each latent dimension over the epochs."""
 
     look_for: ClassVar[str] = (
-        "The curves should level off. Validation that turns away from training is overfitting; dropout and noise "
-        "make the training the worse one. Where there is a KL, it rises as latents come into use, and one that "
-        "falls to 0 is a posterior that has collapsed."
+        "The curves should level off. If the validation curve gets worse while the training curve improves, the model "
+        "overfits. With dropout or noise, training can be worse than validation. The KL rises as latent dimensions "
+        "become active; if it falls to 0, the posterior has collapsed."
     )
     name: str = "curves"
 
     def figure(self, view: View) -> Drawn:
-        """Return a panel for each number.
+        """Return a figure with a panel for each metric.
 
         Raises:
-            ValueError: where no epoch is known.
+            ValueError: if there are no metrics.
         """
         if view.history is None or not (history := view.history()).rows:
-            raise ValueError("there are no numbers of an epoch")
-        whole = replace(view, epoch=int(history.rows[-1]["epoch"]))  # of the run, whatever the checkpoint
-        bound = "ELBO, log-likelihood and KL at β = 1, whatever the loss." if view.has_density else ""
-        return charts.curves(history.rows, history.kl, Title("Curves", whole.name, f"Per image. {bound}"))
+            raise ValueError("no metrics of a completed epoch")
+        whole = replace(
+            view, epoch=int(history.rows[-1]["epoch"])
+        )  # the last epoch of the run, independent of the checkpoint
+        bound = " ELBO, log-likelihood and KL are at β = 1." if view.has_density else ""
+        return charts.curves(
+            history.rows, history.kl, Title("Curves", whole.name, f"All values are means over images.{bound}")
+        )
 
 
 class ClassMse(Grid):
-    """Squared error of the mean reconstruction by class over the whole test split, and each class's extremes.
+    """Squared error of the mean reconstruction of each class over the test split, with its best and worst images.
 
-    Above 25 classes there is no room for images.
+    With more than 25 classes, the figure shows no images.
 
     Args:
-        examples: how many of the best and of the worst images of each class are shown.
+        examples: number of best and of worst images of each class.
     """
 
     look_for: ClassVar[str] = (
-        "Which classes are hard? The worst images tell whether what fails is rare, or mislabelled."
+        "Which classes have a high error? The worst images show whether rare or mislabelled images cause it."
     )
     after_test: ClassVar[bool] = True
     name: str = "class_mse"
@@ -60,16 +64,16 @@ class ClassMse(Grid):
         mse, images = view.errors.classes
         names = view.class_names
         caption = (
-            f"Mean squared error per pixel of the reconstruction {view.mean} at the {view.center}, "
-            f"{int(images.sum()):,} test images; over all images it is {float(view.errors.error.double().mean()):.4f}."
+            f"Mean squared error per pixel of the reconstruction {view.mean} at the {view.center}. "
+            f"The mean over all {int(images.sum()):,} test images is {float(view.errors.error.double().mean()):.4f}."
         )
         examples = None if len(names) > MOST_SHOWN else self.extremes(view)
         return class_mse(mse, images, names, examples, Title("Error by class", view.name, caption), self.scale)
 
     def extremes(self, view: View) -> Panel:
-        """Return the images of each class with the least and the greatest error, and their reconstructions."""
+        """Return the images of each class with the smallest and the largest errors, and their reconstructions."""
         error, label, _ = view.errors
-        wanted: dict[int, list[int]] = {}  # of each class: its best from the first on, its worst from the last on
+        wanted: dict[int, list[int]] = {}  # by class: best images by ascending, then worst by descending error
         for each in label.unique().tolist():
             places = (label == each).nonzero().flatten()
             ranked = places[error[places].argsort(stable=True)].tolist()
@@ -83,11 +87,11 @@ class ClassMse(Grid):
             torch.cat([shown[place] for place in wanted[each]] if each in wanted else [blank] * (2 * self.examples))
             for each in range(len(view.class_names))
         ]
-        rows = [words for kind in ("best", "worst") for _ in range(self.examples) for words in (kind, "reconstructed")]
+        rows = [words for kind in ("best", "worst") for _ in range(self.examples) for words in (kind, "reconstruction")]
         return Panel(torch.stack(columns, 1), rows=rows)
 
     def pairs(self, view: View, places: set[int]) -> dict[int, Tensor]:
-        """Return the target and the reconstruction (2, C, H, W) of test images, with the noise that the test has."""
+        """Return target and reconstruction (2, C, H, W) of the test images at `places`, with the noise of the test."""
         found = {}
         for indices, batch in view.data.test_batches(view.device, view.dtype):
             here = [row for row, place in enumerate(indices.tolist()) if place in places]

@@ -1,4 +1,4 @@
-"""What all figures share: exact sizes in pixels, a title and a caption around what is drawn, colours, and saving."""
+"""The page of a figure: exact sizes in pixels, title, caption, colours and saving."""
 
 from pathlib import Path
 from textwrap import fill
@@ -16,14 +16,14 @@ from vae_lab.files import replacing
 
 DPI = 100
 MARGIN = 16  # pixels
-LEAST_WIDTH = 400  # pixels, so that a title has room
+LEAST_WIDTH = 400  # pixels, the minimum for a title
 INK, GREY = "#1a1a1a", "#5f5f5f"
-PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # behind words
-TRAINING, VALIDATION = "#3f90da", "#bd1f01"  # of the classes' colours: one light, one dark in grey print
+PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # behind labels
+TRAINING, VALIDATION = "#3f90da", "#bd1f01"  # from the class colours; one is light and one is dark when printed in grey
 
 
 class Title(NamedTuple):
-    """What a figure shows, of which model at which epoch, and a caption for everything else that a reader must know."""
+    """Two title lines, which name the figure and the model with its data and epoch, and the caption."""
 
     what: str
     model: str = ""
@@ -31,9 +31,9 @@ class Title(NamedTuple):
 
 
 def class_colors(count: int) -> list[Any]:
-    """Return a colour for each class: Petroff's ten (arXiv 2107.02270), or more from a map.
+    """Return a colour for each class: up to ten from Petroff (arXiv 2107.02270), more from a colour map.
 
-    The ten can be told apart by the colour-blind.
+    Petroff's colours can be distinguished with colour vision deficiency.
     """
     ten = matplotlib.color_sequences["petroff10"]
     if count <= len(ten):
@@ -42,14 +42,14 @@ def class_colors(count: int) -> list[Any]:
 
 
 def canvas(width: int, height: int) -> Figure:
-    """Return an empty figure of a size in pixels; `save` grows it around words that stand outside."""
+    """Return an empty figure with a size in pixels; `save` enlarges it to include text outside."""
     figure = Figure(figsize=(max(width, LEAST_WIDTH) / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Return new axes at a place in pixels from the top left corner."""
+    """Add axes at a position in pixels from the top left corner."""
     axes = figure.add_axes(box(figure, left, top, width, height))
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -57,13 +57,13 @@ def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Ax
 
 
 def box(figure: Figure, left: int, top: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """Return a place in pixels from the top left corner as matplotlib counts: fractions from the bottom left one."""
+    """Convert a position in pixels from the top left corner to matplotlib's fractions from the bottom left corner."""
     wide, high = figure.bbox.width, figure.bbox.height
     return left / wide, 1 - (top + height) / high, width / wide, height / high
 
 
 def add_image(figure: Figure, left: int, top: int, image: np.ndarray) -> Axes:
-    """Show an image (height, width, 3), each of its pixels as one of the figure's."""
+    """Add an image (height, width, 3) without resampling: each image pixel is one figure pixel."""
     height, width, _ = image.shape
     axes = add_axes(figure, left, top, width, height)
     axes.imshow(image, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
@@ -74,14 +74,14 @@ def add_image(figure: Figure, left: int, top: int, image: np.ndarray) -> Axes:
 
 
 def extent(axes: Axes) -> Bbox:
-    """Return the place of axes with all their words, in pixels from the bottom left corner."""
+    """Return the bounding box of axes and their labels, in pixels from the bottom left corner."""
     place = axes.get_tightbbox()
     assert place is not None
     return place
 
 
 def titled(figure: Figure, title: Title) -> Figure:
-    """Put a title above and a caption below all that a figure holds by now, and return the figure."""
+    """Add a title above and a caption below the contents of a figure, and return the figure."""
     drawn = figure.get_tightbbox().transformed(figure.dpi_scale_trans)
     room = max(drawn.width, LEAST_WIDTH)
     write(figure, drawn.x0, drawn.y0 - 12, title.caption, room, size=8, color=GREY, va="top")
@@ -93,7 +93,7 @@ def titled(figure: Figure, title: Title) -> Figure:
 
 
 def write(figure: Figure, x: float, y: float, words: str, room: float, **style: Any) -> Text:
-    """Write words at a place in pixels from the bottom left corner, in lines about as wide as the room in pixels."""
+    """Add text at a position in pixels from the bottom left corner, wrapped to about `room` pixels."""
     place = (x / figure.bbox.width, y / figure.bbox.height)
     text = figure.text(*place, words, parse_math=False, linespacing=1.25, **{"color": INK, **style})
     width = text.get_window_extent().width
@@ -103,10 +103,10 @@ def write(figure: Figure, x: float, y: float, words: str, room: float, **style: 
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write a figure as a PNG with a margin around all that it holds, whole or not at all, and make its folder."""
+    """Save a figure atomically as a PNG with a margin around its contents, and create its directory."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # whole pixels: else every image would be resampled
+    # whole pixels, so that images are not resampled
     corners = np.rint(figure.get_tightbbox().get_points() * DPI) + np.array([[-MARGIN], [MARGIN]])
-    with replacing(file) as beside:
+    with replacing(file) as temporary:
         area = Bbox(corners / DPI)
-        figure.savefig(beside, format="png", bbox_inches=area, pil_kwargs={"compress_level": 2})
+        figure.savefig(temporary, format="png", bbox_inches=area, pil_kwargs={"compress_level": 2})

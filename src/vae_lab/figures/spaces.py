@@ -1,4 +1,4 @@
-"""Figures of the latent space itself: where images lie in it, and what passes through it."""
+"""Figures of the latent space."""
 
 from typing import Annotated, ClassVar
 
@@ -15,23 +15,24 @@ from vae_lab.view import View
 
 
 class LatentMap(Figure):
-    """Posterior means of test images by class: as they are for two latents, else on their first two principal axes.
+    """Posterior means of test images by class, projected on the first two principal axes if latent_dim > 2.
 
-    Around the origin stand the circles of a N(0, I) prior at 1, 2 and 3 σ, which principal axes leave circles.
+    For a N(0, I) prior, dashed circles at 1, 2 and 3 σ surround the origin; the projection keeps them circles.
 
     Args:
         n: number of test images, at least 3.
     """
 
     look_for: ClassVar[str] = (
-        "Are classes apart? Where there is a prior, they nearly fill its circles together: a heap at the "
-        "origin is a posterior that tells nothing, and samples hardly reach what lies far outside."
+        "Are the classes separated? With a prior, the points should fill the circles. If all points are close to the "
+        "origin, the posterior carries little information. Samples from the prior rarely reach points far outside the "
+        "circles."
     )
     name: str = "latent_map"
     n: Annotated[int, Field(ge=3)] = 5000
 
     def refuses(self, view: View) -> str | None:
-        return None if view.latent_dim > 1 else "needs two latent dimensions, and latent_dim is 1"
+        return None if view.latent_dim > 1 else "requires at least two latent dimensions, but latent_dim=1"
 
     def figure(self, view: View) -> Drawn:
         codes = view.codes(self.n)
@@ -40,27 +41,28 @@ class LatentMap(Figure):
             places, names = codes.mean, ("z0", "z1")
         else:
             axes = latents.principal_axes(codes.mean)
-            places = codes.mean @ axes.directions  # not centred: the origin stays the prior's
+            places = codes.mean @ axes.directions  # not centred, so that the origin remains the mean of the prior
             first, second = (f"{100 * part:.0f} % of the variance" for part in axes.explained.tolist())
             names = (f"principal axis 1, {first}", f"principal axis 2, {second}")
-        caption = f"{view.where.capitalize()} of {len(places):,} test images; names at the median of each class."
+        caption = f"{view.where.capitalize()} of {len(places):,} test images. The label of a class is at its median."
         if standard:
-            caption += " Dashed: 1, 2 and 3 σ of the prior."
+            caption += " The dashed circles are at 1, 2 and 3 σ of the prior."
         title = Title("Latent space", view.name, caption)
         return charts.points(places, codes.label, view.class_names, title, names, circles=standard)
 
 
 class Tsne(Figure):
-    """t-SNE of the posterior means of test images (van der Maaten & Hinton 2008), by scikit-learn.
+    """t-SNE of the posterior means of test images (van der Maaten & Hinton 2008), computed with scikit-learn.
 
     Args:
         n: number of test images, at least 3.
-        perplexity: about how many neighbours a point keeps, at least 1.
-        iterations: of the gradient descent, at least 250.
+        perplexity: effective number of neighbours of each point, at least 1.
+        iterations: number of iterations of the gradient descent, at least 250.
     """
 
     look_for: ClassVar[str] = (
-        "Which classes are clusters, and which touch? Distances between clusters, and their sizes, mean nothing here."
+        "Which classes form clusters, and which overlap? The sizes of clusters and the distances between them have no "
+        "meaning."
     )
     name: str = "tsne"
     n: Annotated[int, Field(ge=3)] = 3000
@@ -71,29 +73,31 @@ class Tsne(Figure):
         from sklearn.manifold import TSNE
 
         codes = view.codes(self.n)
-        perplexity = min(self.perplexity, (len(codes.label) - 1) / 3)  # few images have few neighbours
+        perplexity = min(
+            self.perplexity, (len(codes.label) - 1) / 3
+        )  # scikit-learn requires fewer neighbours than images
         start = "pca" if view.latent_dim > 1 else "random"
         method = TSNE(perplexity=perplexity, init=start, max_iter=self.iterations, random_state=self.seed)
         places = torch.from_numpy(method.fit_transform(codes.mean.numpy()))
         caption = (
-            f"t-SNE of the {view.where} of {len(places):,} test images: perplexity {perplexity:g}, {start} start, "
-            f"{self.iterations} iterations, seed {self.seed}. Who is whose neighbour means something; sizes and "
-            "distances of groups mean little."
+            f"t-SNE of the {view.where} of {len(places):,} test images, with perplexity {perplexity:g}, {start} "
+            f"initialisation, {self.iterations} iterations and seed {self.seed}. Only neighbourhoods are meaningful, "
+            "not the sizes of clusters or the distances between them."
         )
         title = Title("Latent space by t-SNE", view.name, caption)
         return charts.points(places, codes.label, view.class_names, title)
 
 
 class LatentBars(Grid):
-    """Test images, the center and σ of their posterior as bars, and their reconstruction from the center.
+    """Test images, their posterior mean and σ as bars, and their reconstruction at the posterior mean.
 
     Args:
-        n: number of images, of each class in turn.
+        n: number of images, taken from each class in turn.
     """
 
     look_for: ClassVar[str] = (
-        "Bars away from 0 carry the image. Where there is a prior, a bar at 0 with σ = 1 is the prior itself, and "
-        "carries nothing."
+        "Dimensions with bars away from 0 carry information about the image. With a prior, a bar at 0 with σ = 1 "
+        "equals the prior and carries none."
     )
     name: str = "latent_bars"
     n: PositiveInt = 5
@@ -102,7 +106,7 @@ class LatentBars(Grid):
         indices = view.chosen(self.n)
         batch = view.batch(indices)
         codes, images = view.encode(batch), batch.input.float().cpu()
-        caption = f"Test images. Shown is the mean {view.mean} at the {view.center}."
-        title = Title("Through the latent space", view.name, caption)
+        caption = f"Test images. The reconstruction is {view.mean} at the {view.center}."
+        title = Title("Posteriors and reconstructions", view.name, caption)
         back = view.decode(codes.mean, codes.context)
         return latent_bars(images, codes.mean, codes.std, back, view.center, title, self.scale)
