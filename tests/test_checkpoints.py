@@ -14,7 +14,7 @@ from vae_lab.training import checkpoints
 
 
 def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no checkpoint"):
+    with pytest.raises(DataError, match="not found"):
         checkpoints.find(tmp_path)
     (tmp_path / "last.ckpt").touch()
     assert checkpoints.find(tmp_path).name == "last.ckpt"
@@ -28,7 +28,7 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> No
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": nn.Linear(50, 50).state_dict()}, file)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="corrupt"):
         checkpoints.read(file)
 
 
@@ -72,7 +72,7 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
     torch.save({"state_dict": Model(4).state_dict()}, tmp_path / "last.ckpt")
     checkpoints.restore(Model(4), tmp_path / "last.ckpt")
-    with pytest.raises(DataError, match="another model"):
+    with pytest.raises(DataError, match="different model"):
         checkpoints.restore(Model(5), tmp_path / "last.ckpt")
 
 

@@ -29,7 +29,7 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
     (run,) = (tmp_path / "outputs" / "vae").iterdir()
     assert (
         done.stdout.splitlines()[-1]
-        == f"results are in {run.relative_to(tmp_path)}: open {run.relative_to(tmp_path)}/report.html"
+        == f"results: {run.relative_to(tmp_path)}; open {run.relative_to(tmp_path)}/report.html"
     )
     assert re.fullmatch(r"[\w.-]+", run.name)
     assert done.stdout.count("epoch ") == 2
@@ -46,16 +46,16 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["model=foo"], 2, "ae_mlp"),
+        (["model=ae_mpl"], 2, "model=ae_mpl: unknown preset; did you mean 'ae_mlp'?"),
         (["latent_dim=abc"], 2, "latent_dim=abc"),
         (["latent_dim=0"], 2, "latent_dim=0: must be greater than 0"),
-        (["epochs=3"], 2, "epochs is no key"),
-        (["--epochs=3"], 2, "--epochs=3 is no flag"),
-        (["data=digits", "-m", "latent_dim=2,3"], 2, "flags such as -m come first"),
-        (["noise=null"], 2, "override must be"),
+        (["epochs=3"], 2, "unknown key 'epochs'"),
+        (["--epochs=3"], 2, "--epochs=3: unexpected argument"),
+        (["data=digits", "-m", "latent_dim=2,3"], 2, "put flags such as -m before all overrides"),
+        (["noise=null"], 2, "noise=null: expected <group>=<component>"),
         (["data=digits", "data.binarize=none"], 2, "data.binarize=none"),
         (["data=digits", "data.batch_size=1500"], 2, "data.batch_size=1500"),
-        (["resume=nowhere"], 3, "nowhere is no run"),
+        (["resume=nowhere"], 3, "nowhere/config.yaml: not found; expected a run directory"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_leaves_nothing(
@@ -80,7 +80,7 @@ def test_data_that_are_missing_are_named_with_those_that_need_none(command: Comm
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("encoder.activation=Foo", "encoder: activation=Foo"), ("trainer.accelerator=tpu", "trainer: ")],
+    [("encoder.activation=Foo", r"encoder\.activation=Foo"), ("trainer.accelerator=tpu", "trainer: ")],
 )
 def test_what_a_part_refuses_is_one_line(tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as error:
@@ -111,7 +111,7 @@ def test_a_sweep_has_a_directory_for_each_job_and_is_started_again_for_nothing(
         assert f"latent_dim: {size}\n" in (path / "config.yaml").read_text()
     again = command(*sweep)
     assert again.returncode == 0
-    assert again.stdout.count("has ended before") == 2
+    assert again.stdout.count("already completed") == 2
     assert "epoch " not in again.stdout
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Pa
     (tmp_path / "file").touch()
     done = command(*SMALL, "hydra.run.dir=file/run")
     assert done.returncode == 3
-    assert "file/run cannot be written" in done.stderr
+    assert "file/run: cannot be written" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

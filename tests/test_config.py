@@ -44,7 +44,7 @@ def test_every_model_fits_every_data_set(option: str, images: str) -> None:
     options = NEEDS["data=folder"] if images == "data=folder" else []
     config = composed(option, images, *options)
     if images == "data=cifar10" and "bernoulli" in option:
-        with pytest.raises(ConfigError, match="colours"):
+        with pytest.raises(ConfigError, match="colours are not supported"):
             runs.build_module(config)
         return
     if images == "data=digits" and "conv_cifar10" in option:
@@ -102,7 +102,7 @@ def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
     [("train", "experiment=nonsense"), ("generate", "data=nonsense"), ("evaluate", "data=nonsense")],
 )
 def test_a_group_that_may_be_empty_still_refuses_what_is_not_there(command: str, option: str) -> None:
-    with pytest.raises(ConfigError, match=r"Could not find .*nonsense"):
+    with pytest.raises(ConfigError, match=r"nonsense: unknown"):
         compose(command, [option])
 
 
@@ -140,7 +140,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["name=a/b"], "name=a/b: must be letters, digits"),
+        (["name=a/b"], "name=a/b: must consist of letters, digits"),
         (["latent_dim=0"], "latent_dim=0: must be greater than 0"),
         (["seed=4294967296"], "seed=4294967296: must be less than 4294967296"),
         (["print_every=0"], "print_every=0: must be greater than 0"),
@@ -171,7 +171,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         ([*CONV, "encoder.kernel=1.5"], "encoder.kernel=1.5: must be a whole number or a list"),
         ([*CONV, "encoder.pool=[0]"], "encoder.pool[0]=0: must be greater than 0"),
         ([*CONV, "decoder.linear.hidden=[abc]"], "decoder.linear.hidden[0]=abc: must be a whole number"),
-        (["encoder.activation=Foo"], "encoder: activation=Foo"),
+        (["encoder.activation=Foo"], "encoder.activation=Foo"),
         (["posterior.scale=foo"], "posterior.scale=foo: must be log_variance or softplus"),
         (["likelihood=gaussian", "likelihood.scale=-1"], "likelihood.scale=-1: must be greater than 0"),
         (["likelihood=gaussian", "likelihood.mean=foo"], "likelihood.mean=foo: must be sigmoid or identity"),
@@ -230,15 +230,22 @@ def test_what_lightning_refuses_in_the_training_is_one_line(option: str, said: s
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["latent_dim=abc"], "latent_dim=abc.*Integer"),
+        (["latent_dim=abc"], "^latent_dim=abc: must be a whole number$"),
         (["latent_dim=2.5"], r"latent_dim=2\.5"),
-        (["model=foo"], "model/foo.*ae_mlp.*bernoulli_mlp.*gaussian_mlp"),
-        (["latent_dims=2"], "latent_dims is no key.*latent_dim,"),
-        (["encoder.hiden=[3]"], "encoder.hiden is no key.*hidden"),
+        (["model=ae_mpl"], r"^model=ae_mpl: unknown preset; did you mean 'ae_mlp'\?$"),
+        (
+            ["likelihood=foo"],
+            "^likelihood=foo: unknown component; expected one of bernoulli, cross_entropy, gaussian, ",
+        ),
+        (["latent_dims=2"], r"^unknown key 'latent_dims'; did you mean 'latent_dim'\?$"),
+        (["encoder.hiden=[3]"], r"^unknown key 'encoder.hiden'; did you mean 'encoder.hidden'\?$"),
         (["name=a=b"], "name=a=b"),
-        (["encoder.norm=GroupNorm(8)"], r"encoder\.norm=GroupNorm\(8\).*quotes of its own"),
-        (["noise=null"], "override must be"),
-        (["data=digits", "data.root=x"], "data.root is no key.*batch_size"),
+        (
+            ["encoder.norm=GroupNorm(8)"],
+            r"^encoder\.norm=GroupNorm\(8\): .* must be quoted, as in \"encoder\.norm='GroupNorm\(8\)'\"$",
+        ),
+        (["noise=null"], "^noise=null: expected <group>=<component>$"),
+        (["data=digits", "data.root=x"], "^unknown key 'data.root'$"),
     ],
 )
 def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: str) -> None:
@@ -253,12 +260,12 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
         (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
         (["likelihood=cross_entropy", "data.binarize=dynamic"], "likelihood=bernoulli"),
-        (["scheduler=plateau", "scheduler.monitor=validation", "data.val_fraction=0"], "needs a validation"),
-        (["scheduler=plateau", "scheduler.monitor=validation", "trainer.limit_val_batches=0"], "needs a validation"),
+        (["scheduler=plateau", "scheduler.monitor=validation", "data.val_fraction=0"], "needs validation"),
+        (["scheduler=plateau", "scheduler.monitor=validation", "trainer.limit_val_batches=0"], "needs validation"),
         (["scheduler=cosine", "scheduler.T_max=5", "trainer.max_epochs=6"], r"scheduler\.T_max=5"),
         (["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"], "optimizer.fused=false"),
         (["data=_images"], "^data: missing `_target_`"),
-        (["posterior=point"], "posterior=normal, or objective=reconstruction"),
+        (["posterior=point"], "posterior=normal or objective=reconstruction"),
         (["likelihood._target_=vae_lab.likelihoods.Cauchy"], "likelihood._target_=vae_lab.likelihoods.Cauchy"),
         (
             ["likelihood._target_=torch.nn.Identity"],
@@ -276,11 +283,11 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
         (["prior.latent_dim=3"], "^model: .*size"),
         (
             ["encoder=conv", "encoder.channels=[4,4,4,4,4]"],
-            r"^encoder(: |\.)channels=.*: must have length at most 4 .* 28×28 pixels",
+            r"^encoder\.channels=.*: must have length at most 4 .* 28×28 pixels",
         ),
         (
             ["decoder=conv_cifar10", "data=digits"],
-            r"^decoder(: |\.)channels=.*: must have length at most 3 .* 8×8 pixels",
+            r"^decoder\.channels=.*: must have length at most 3 .* 8×8 pixels",
         ),
         (
             [
@@ -288,18 +295,18 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
                 "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
                 "~scheduler.monitor",
             ],
-            "^scheduler: .*take scheduler=plateau",
+            "^scheduler: .*use scheduler=plateau",
         ),
-        (["encoder=conv", "encoder.norm=LayerNorm"], r"^encoder(: |\.)norm=LayerNorm: .*GroupNorm\(1\)"),
+        (["encoder=conv", "encoder.norm=LayerNorm"], r"^encoder\.norm=LayerNorm: .*GroupNorm\(1\)"),
         (
             ["encoder=conv", "encoder.activation=[ReLU]"],
-            r"^encoder(: |\.)activation=.*: must be one value or a list of length 2",
+            r"^encoder\.activation=.*: must be one value or a list of length 2",
         ),
         (["encoder.norm=BatchNorm2d"], "^model: "),
-        (["encoder=conv_mnist", "data.batch_size=1"], "^data.batch_size=1 leaves a batch norm nothing"),
+        (["encoder=conv_mnist", "data.batch_size=1"], "^data.batch_size=1: must be at least 2"),
         (
             ["likelihood=gaussian_shared", "likelihood.scale=0.001"],
-            r"^likelihood(: |\.)scale=0.001: must be greater than min_scale",
+            r"^likelihood\.scale=0.001: must be greater than min_scale",
         ),
     ],
 )
@@ -327,7 +334,7 @@ def test_a_class_that_cannot_be_imported_is_named_with_the_reason(
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "without.py").write_text("import not_there")
     monkeypatch.syspath_prepend(tmp_path)
-    said = rf"_target_=.* cannot be imported: .*{reason}"
+    said = rf"_target_=.*: cannot be imported: .*{reason}"
     config = composed(f"likelihood._target_={target}")
     with pytest.raises(ConfigError, match=rf"^likelihood\.{said}"):
         runs.build_module(config)

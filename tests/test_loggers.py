@@ -113,14 +113,14 @@ def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
     done = command(*SHORT, "logger=wandb", "logger.wandb.offline=false", "hydra.run.dir=run", **home)
     assert done.returncode == 2, done.stderr
-    assert "logger: WandbLogger cannot begin" in done.stderr.splitlines()[-1]
+    assert "logger: WandbLogger cannot start" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
 def test_a_wandb_run_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object()))
     with (
-        pytest.raises(ConfigError, match="wandb has a run open"),
+        pytest.raises(ConfigError, match="open wandb run"),
         in_use([WandbLogger(save_dir=tmp_path, offline=True)], {}),
     ):
         pass

@@ -43,7 +43,7 @@ def test_the_same_command_finds_it_finished(stored: Path, caplog: pytest.LogCapt
     given = runs.directory.stored_overrides(stored)
     with caplog.at_level("INFO"):
         train([*given, f"hydra.run.dir={stored}"])
-    assert "has ended before: nothing to train" in caplog.text
+    assert "already completed" in caplog.text
 
 
 def test_old_names_are_known_however_they_are_written(stored: Path) -> None:

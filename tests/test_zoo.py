@@ -111,7 +111,7 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
     assert {folder.name for folder in (run.path / "figures").iterdir()} == (DEFAULT | {*case.drawn}) - {*case.left_out}
     said = (run.path / "train.log").read_text()
     left_out = ", ".join(f"{figure} ({why})" for figure, why in case.left_out.items())
-    assert f"figures left out: {left_out}\n" in said if left_out else "figures left out" not in said
+    assert f"skipped figures: {left_out}\n" in said if left_out else "skipped figures" not in said
     with (run.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     lines = [line for line in said.splitlines() if "epoch 2/2 " in line]
@@ -193,7 +193,7 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
 def test_samples_of_a_class_need_its_gaussian(small: Callable[..., Run]) -> None:
     run = small("run", *CASES["inverse autoregressive posterior"].options, "trainer.max_epochs=0")
     with pytest.raises(
-        ConfigError, match=r"labels: samples of a class need its Gaussian: the variance of the posterior"
+        ConfigError, match=r"labels: cannot sample from the Gaussian of a class: the variance of the posterior"
     ):
         generate([f"run={run.path}", "format=npz", "labels=[3]"])
 
@@ -278,9 +278,9 @@ class Forgetful(TwoLayers):
 
 def test_a_model_that_does_not_draw_what_it_says_is_refused(small: Callable[..., Run]) -> None:
     options = [*CASES["two layers"].options]
-    with pytest.raises(ConfigError, match=r"^model: latent_dims=\[4\], but `draw` returns layers of sizes \[4, 2\]$"):
+    with pytest.raises(ConfigError, match=r"^model: `draw` returns layers of sizes \[4, 2\], but latent_dims=\[4\]$"):
         small("run", *options, "vae._target_=test_zoo.Forgetful")
-    with pytest.raises(ConfigError, match=r"^model: TwoLayers\.has_density=False, but `draw` returns a prior$"):
+    with pytest.raises(ConfigError, match=r"^model: `draw` returns a prior, but TwoLayers\.has_density=False$"):
         small("run", *options, "posterior=point", "objective=reconstruction", "likelihood=gaussian")
 
 

@@ -1,4 +1,4 @@
-"""Test a finished run again: `python -m vae_lab.evaluate run=outputs/vae/…`, on its own data or on others."""
+"""Test a completed run again, on its own or other data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,17 +8,17 @@ from vae_lab.cli.launch import launch
 
 
 def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Test as the command line does, and return the numbers by name: `test/elbo`, …
+    """Test as the command line does, and return the metrics by name, such as `test/elbo`.
 
     Args:
-        overrides: what would stand on the command line, such as `["run=outputs/vae/…", "data=mnist"]`.
+        overrides: as on the command line, such as `["run=outputs/vae/…", "data=mnist"]`.
 
     Raises:
-        ConfigError: for a value that cannot work, or data of another shape.
-        DataError: where the run, its checkpoint or the data are missing or damaged.
+        ConfigError: if a value is invalid, or the data have a different shape.
+        DataError: if the run, its checkpoint or the data are missing or corrupt.
     """
     config, _ = compose("evaluate", overrides)
-    from vae_lab.commands.evaluate import run  # heavy, and not for --help
+    from vae_lab.commands.evaluate import run  # slow to import, and not needed for --help
 
     return run(config)
 

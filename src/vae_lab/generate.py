@@ -1,4 +1,4 @@
-"""Draw figures of a finished run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
+"""Draw figures of a completed run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,17 +9,17 @@ from vae_lab.cli.launch import launch
 
 
 def generate(overrides: Sequence[str] = ()) -> list[Path]:
-    """Do as the command line does, and return the files that were written.
+    """Draw or write as the command line does, and return the paths of the new files.
 
     Args:
-        overrides: what would stand on the command line, such as `["run=outputs/vae/…", "figure=[samples,manifold]"]`.
+        overrides: as on the command line, such as `["run=outputs/vae/…", "figure=[samples,manifold]"]`.
 
     Raises:
-        ConfigError: for a value that cannot work, or a figure that does not fit the model.
-        DataError: where the run, its checkpoint or its data are missing or damaged.
+        ConfigError: if a value is invalid, or a figure cannot be drawn for the model.
+        DataError: if the run, its checkpoint or its data are missing or corrupt.
     """
     config, _ = compose("generate", overrides)
-    from vae_lab.commands.generate import run  # heavy, and not for --help
+    from vae_lab.commands.generate import run  # slow to import, and not needed for --help
 
     return run(config)
 

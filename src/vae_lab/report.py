@@ -1,4 +1,4 @@
-"""Write the page of a run again, its `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
+"""Write the report of a run, `report.html`, again: `python -m vae_lab.report run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,17 +9,17 @@ from vae_lab.cli.launch import launch
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
-    """Write a page as the command line does, and return its file.
+    """Write a report as the command line does, and return its path.
 
     Args:
-        overrides: what would stand on the command line, such as `["run=outputs/vae/…"]`.
+        overrides: as on the command line, such as `["run=outputs/vae/…"]`.
 
     Raises:
-        ConfigError: for an unknown option.
-        DataError: where the directory is no run, or something in it is damaged.
+        ConfigError: if a key is unknown or a value is invalid.
+        DataError: if the directory is not a run directory, or a file in it is corrupt.
     """
     config, _ = compose("report", overrides)
-    from vae_lab.commands.report import run  # heavy, and not for --help
+    from vae_lab.commands.report import run  # slow to import, and not needed for --help
 
     return run(config)
 

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 
 def train(overrides: Sequence[str] = ()) -> "Run":
-    """Train as the command line does, and return the run: its metrics, module, data and path.
+    """Train as the command line does, and return the run with its metrics, module, data and path.
 
     Args:
-        overrides: command-line arguments, such as `["model=ae_mlp", "latent_dim=2", "data=digits"]`.
+        overrides: as on the command line, such as `["model=ae_mlp", "latent_dim=2", "data=digits"]`.
 
     Raises:
-        ConfigError: for a value, or a combination of values, that cannot work.
-        DataError: where data, or a run to resume, are missing or damaged.
-        NonFiniteError: where the loss stops being a number.
+        ConfigError: if a value, or a combination of values, is invalid.
+        DataError: if the data, or a run to resume, are missing or corrupt.
+        NonFiniteError: if the loss becomes NaN or infinite.
     """
     config, path = compose("train", overrides)
-    from vae_lab.commands.train import run  # heavy, and not for --help
+    from vae_lab.commands.train import run  # slow to import, and not needed for --help
 
     return run(config, path, overrides)
 

@@ -1,1 +1,1 @@
-"""The command line: from arguments to a configuration, from an error to one line and an exit code."""
+"""Command line: composes the configuration, runs a command, and reports errors with exit codes."""

@@ -1,4 +1,4 @@
-"""From arguments to a configuration, and from values to what Hydra's command line takes. `--help` imports this file."""
+"""Compose a configuration from overrides. Imported for `--help`, so it must not import torch."""
 
 import hashlib
 import re
@@ -22,22 +22,24 @@ from vae_lab.errors import ConfigError
 from vae_lab.workarounds.hydra import share_config_store
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())  # a wheel, a checkout
+CONF = next(
+    path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir()
+)  # in a wheel, in a checkout
 
 
 def run_dir(resume: str | None, parent: str) -> str:
-    """Return the directory of a run: its own when it goes on, else one that no other run has."""
+    """Return the directory to resume, or a new and unique one below `parent`."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
     return resume or f"{parent}/{now}-{secrets.token_hex(2)}"
 
 
 def fit_for_a_path(name: str) -> str:
-    """Return a name without what Hydra cannot take back on a command line."""
+    """Replace the characters of a name that Hydra's override syntax would have to quote."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
 
 
 def literal(value: Any) -> str:
-    """Return a value as Hydra's command line takes it.
+    """Return a value in Hydra's override syntax.
 
     >>> literal({"a": [1, None, True], "b": "x, y"})
     "{a: [1, null, true], b: 'x, y'}"
@@ -55,9 +57,9 @@ def literal(value: Any) -> str:
 
 
 def job_dir(overrides: str) -> str:
-    """Return a sweep's folder for one job: its overrides, without what Hydra cannot take back on a command line.
+    """Return the directory name of a job in a sweep: its overrides, in characters that need no quoting.
 
-    What had to be replaced or cut is told apart by a checksum.
+    If characters were replaced or cut, a checksum of the overrides keeps the name unique.
     """
     name = fit_for_a_path(overrides)[:110] or "defaults"
     return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
@@ -69,7 +71,7 @@ OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 for name, root in ROOTS.items():
     node = OmegaConf.structured(root)
-    if issubclass(root, Evaluate):  # `data` and `figures` accept the run's own keys, which are not known yet
+    if issubclass(root, Evaluate):  # `data` and `figures` accept keys of the stored run, which is not read yet
         for group in {"data", "figures"} & node.keys():
             node[group]._set_flag("struct", False)
     ConfigStore.instance().store(f"{name}_schema", node)
@@ -77,12 +79,16 @@ share_config_store()
 
 
 def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """Return what a command line would be given: the configuration, and the directory of its run.
+    """Return the configuration and the run directory that the command line would use.
+
+    Args:
+        name: the command, such as `train`.
+        overrides: as on the command line.
 
     Raises:
-        ConfigError: for an unknown option or key, and for a value that is missing, of the wrong type or out of range.
+        ConfigError: if a component or key is unknown, or a value is missing, of the wrong type or out of range.
     """
-    # the Hydra of the job that this runs in is put aside: there can be only one at a time
+    # only one Hydra instance can exist: replace that of an enclosing job for the time being
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):
@@ -92,7 +98,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
             del config["hydra"]
         check_values(config, ROOTS[name])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, overrides)) from error
     finally:
-        GlobalHydra.instance().hydra = outer  # of another instance by now
+        GlobalHydra.instance().hydra = outer  # initialize_config_dir has replaced the instance
     return config, path

@@ -1,4 +1,4 @@
-"""Run a command: one job or a sweep, errors as one line, exit codes. `--help` imports this file."""
+"""Run a command as one job or a sweep. Imported for `--help`, so it must not import torch."""
 
 import os
 import sys
@@ -24,34 +24,34 @@ from vae_lab.workarounds import variable
 
 
 def launch(module: str) -> NoReturn:
-    """Run a command on the configuration `conf/<command>.yaml`, or on each one of a sweep, and exit.
+    """Run a command with the configuration `conf/<command>.yaml`, once or for each job of a sweep, and exit.
 
-    What the user can mend ends in one line on stderr and the exit code of its kind; the traceback is in the run's log,
-    and on the screen with HYDRA_FULL_ERROR=1.
+    A user error is printed as one line on stderr and sets the exit code of its class. Its traceback is written to the
+    log of the run, and printed if HYDRA_FULL_ERROR=1.
 
     Args:
-        module: full name of the module with the command's `run`, such as `vae_lab.commands.train`. It is imported when
-            the command runs, because it is heavy.
+        module: full name of the module that defines the command's `run`, such as `vae_lab.commands.train`. It is
+            imported when the command runs, because importing it takes seconds.
     """
     name = module.rpartition(".")[2]
-    asked = os.environ.get("HYDRA_FULL_ERROR")
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     failures: list[Exception] = []
 
     def task(config: DictConfig) -> None:
         settings = HydraConfig.get()
         path = Path(settings.runtime.output_dir)
         try:
-            with variable("HYDRA_FULL_ERROR", asked):  # what processes that the job starts are to see
-                places = [each for each in settings.overrides.hydra if each.startswith("hydra.searchpath=")]
+            with variable("HYDRA_FULL_ERROR", full_error):  # for processes that the job starts
+                search_paths = [each for each in settings.overrides.hydra if each.startswith("hydra.searchpath=")]
                 check_values(config, ROOTS[name])
-                import_module(module).run(config, path, [*settings.overrides.task, *places])
+                import_module(module).run(config, path, [*settings.overrides.task, *search_paths])
         except Exception as error:
             failures.append(error)
-            begun = (path / "config.yaml").exists()  # by this run, which keeps its own log, or by another
+            begun = (path / "config.yaml").exists()  # if so, this run writes its own log, or the directory is another's
             if settings.mode is RunMode.MULTIRUN:
                 if not begun:
                     write_traceback(path / f"{name}.log", error)
-                raise  # to Hydra, which goes on with the other jobs
+                raise  # Hydra continues with the other jobs
             if not begun:
                 NewFolders.remove()
 
@@ -59,27 +59,27 @@ def launch(module: str) -> NoReturn:
         flags = get_args_parser().parse_known_args()[1]
         if flags:
             raise ConfigError(
-                f"{flags[0]} is no flag, or stands behind one: flags such as -m come first, values without dashes after"
+                f"{flags[0]}: unexpected argument; put flags such as -m before all overrides, and write key=value"
             )
-        with variable("HYDRA_FULL_ERROR", "1"):  # Hydra then raises what it would print, and exit with
+        with variable("HYDRA_FULL_ERROR", "1"):  # makes Hydra raise errors instead of printing them and exiting
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-    except Exception as error:  # of a job of a sweep, which stands first among the failures, or before any job
+    except Exception as error:  # before any job, or from a job, whose error is already in `failures`
         if isinstance(error, OSError) and not isinstance(error, HydraException):
-            error = DataError(f"{error.filename} cannot be written: {error.strerror}")
+            error = DataError(f"{error.filename}: cannot be written: {error.strerror}")
         elif isinstance(error, ValueError):
-            error = ConfigError(explain(error))
+            error = ConfigError(explain(error, sys.argv[1:]))
         failures.append(error)
     if not failures:
         sys.exit(0)
     first, code = failures[0], exit_code(failures[0])
-    if asked == "1" or code == 1:
+    if full_error == "1" or code == 1:
         traceback.print_exception(first)
-    print(f"{name}: {explain(first)}", file=sys.stderr)
+    print(f"{name}: {explain(first, sys.argv[1:])}", file=sys.stderr)
     sys.exit(code)
 
 
 class NewFolders(Callback):
-    """Remembers which folders Hydra is about to make for a run, so that they can go when it never begins."""
+    """Hydra callback that records the directories created for a run, to remove them if the run never starts."""
 
     paths: ClassVar[list[Path]] = []
 
@@ -89,7 +89,7 @@ class NewFolders(Callback):
 
     @classmethod
     def remove(cls) -> None:
-        with suppress(OSError):  # of a folder that is not empty
+        with suppress(OSError):  # a directory that is not empty stays
             for folder in cls.paths:
                 folder.rmdir()
 

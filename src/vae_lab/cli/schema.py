@@ -1,4 +1,4 @@
-"""The roots of the configurations: the values that no part owns, and their types. `--help` imports this file."""
+"""Schemas of the configurations: keys at the top level and their types. Imported for `--help`."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vae_lab.errors import ConfigError
 
-# OmegaConf reads these as int and str; `check_values` holds values to the rest
+# OmegaConf checks only the type; `check_values` also checks the constraints
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
 @dataclass
 class Config:
-    """Types of the root's own values; each group is a part from the folder of the same name in `conf/`."""
+    """Schema of `train`; each dictionary is a component of the config group with the same name."""
 
     name: str = MISSING
     latent_dim: Count = MISSING
@@ -44,12 +44,12 @@ class Config:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
-            raise ValueError(f"name={self.name}: must be letters, digits, . _ and -")
+            raise ValueError(f"name={self.name}: must consist of letters, digits, '.', '_' and '-'")
 
 
 @dataclass
 class Report:
-    """Types of the root's own values of `report`."""
+    """Schema of `report`."""
 
     run: str = MISSING
     out: str | None = None
@@ -57,7 +57,7 @@ class Report:
 
 @dataclass
 class Evaluate(Report):
-    """Types of the root's own values of `evaluate`."""
+    """Schema of `evaluate`."""
 
     checkpoint: str = "best"
     device: str = "auto"
@@ -66,7 +66,7 @@ class Evaluate(Report):
 
 
 class Format(StrEnum):
-    """How `generate` writes samples."""
+    """File formats in which `generate` writes samples."""
 
     npz = "npz"
     png = "png"
@@ -74,7 +74,7 @@ class Format(StrEnum):
 
 @dataclass
 class Generate(Evaluate):
-    """Types of the root's own values of `generate`."""
+    """Schema of `generate`."""
 
     figure: Any = None
     labels: Annotated[list[Any], MinLen(1)] | None = None
@@ -89,13 +89,17 @@ ROOTS: dict[str, type] = {"train": Config, "generate": Generate, "evaluate": Eva
 
 
 def check_values(config: DictConfig, root: type) -> None:
-    """Check that every value is there, and the root's own values by the types of their fields."""
+    """Check that no value is missing, and that the values at the top level satisfy their schema.
+
+    Raises:
+        ConfigError: if a value is missing or invalid.
+    """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError(f"{missing[0]} has no value: give it as {missing[0]}=…")
+        raise ConfigError(f"{missing[0]}: missing; set {missing[0]}=…")
     values: Any = OmegaConf.to_container(config, resolve=True)
 
-    from pydantic import ValidationError  # not for --help
+    from pydantic import ValidationError  # slow to import, and not needed for --help
 
     from vae_lab.checks import in_one_line
 
@@ -107,7 +111,7 @@ def check_values(config: DictConfig, root: type) -> None:
 
 @cache
 def strict(root: type) -> type:
-    """Return a subclass of a root that checks its values."""
+    """Return a subclass of a schema that checks its values with pydantic."""
     from pydantic.dataclasses import dataclass as validated
 
     return validated(root, config={"strict": True})

@@ -1,16 +1,16 @@
-"""Text for the screen."""
+"""Text for the terminal."""
 
 from pathlib import Path
 
 
 def relative(path: Path) -> Path:
-    """Return a path as seen from the working directory, where it lies below that."""
+    """Return a path relative to the working directory if it is below it, else the absolute path."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def table(results: dict[str, float]) -> str:
-    """Return `stage/name` numbers as a table of a row for each name and a column for each stage."""
+    """Return a table of metrics named `stage/name`, with one row per name and one column per stage."""
     if not results:
         return "nothing was evaluated"
     stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))

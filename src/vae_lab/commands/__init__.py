@@ -1,1 +1,1 @@
-"""What each command does: `run`, called by the entry points and by `cli.launch`."""
+"""The commands; each module defines `run`, which the entry points and `cli.launch` call."""

@@ -1,4 +1,4 @@
-"""Test a finished run again, on its own data or on others."""
+"""Test a completed run again, on its own or other data."""
 
 import hashlib
 import json
@@ -38,7 +38,9 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
         trainer = pl.Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
-            precision=None if device.type == "cpu" and precision == "16-mixed" else precision,  # which it cannot do
+            precision=None
+            if device.type == "cpu" and precision == "16-mixed"
+            else precision,  # which a CPU does not support
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -59,12 +61,12 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
         directory.write_json(out / "metrics.json", {**numbers, **settings})
     log.info(table(numbers))
     log.info(class_table(classes, view.class_names))
-    log.info("results are in %s", relative(out))
+    log.info("results: %s", relative(out))
     return numbers
 
 
 def folder(config: DictConfig, changed: bool) -> str:
-    """Return where in a run an evaluation is kept: other data, another checkpoint or seed have a place of their own."""
+    """Return the directory name of an evaluation, which depends on its checkpoint, seed and data."""
     kind = str(config.data.get("_target_", "")).rpartition(".")[2].lower()
     given = json.dumps([config.seed, OmegaConf.to_container(config.data)], sort_keys=True)
     parts = ["evaluation", kind, "" if config.checkpoint == "best" else config.checkpoint]

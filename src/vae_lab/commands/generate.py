@@ -1,4 +1,4 @@
-"""Draw figures of a finished run, or write samples."""
+"""Draw figures of a completed run, or write samples."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vae_lab.checks import in_one_line
 from vae_lab.cli.compose import fit_for_a_path
 from vae_lab.cli.text import relative
-from vae_lab.errors import ConfigError, DataError
+from vae_lab.errors import ConfigError, DataError, did_you_mean
 from vae_lab.figures import ClassSamples, Figure, save, tiles
 from vae_lab.files import replacing
 from vae_lab.runs import build, build_each, directory, load
@@ -22,13 +22,15 @@ from vae_lab.view import View
 
 log = logging.getLogger(__name__)
 
-COMMON = ("labels", "n", "scale", "seed")  # for every figure that has such an option
+COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures that have them
 
 
 def run(config: DictConfig, *_: object) -> list[Path]:
     found = Path(config.run)
     stored = directory.stored_config(found)
-    if OmegaConf.is_interpolation(config.data, "seed"):  # of other data: the run's, whatever the figures'
+    if OmegaConf.is_interpolation(
+        config.data, "seed"
+    ):  # `data` selects other data, whose seed is that of the run and not of the figures
         config.data.seed = stored.seed
     OmegaConf.resolve(config)
     offered = known(config, stored)
@@ -51,7 +53,7 @@ def run(config: DictConfig, *_: object) -> list[Path]:
 
 
 def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
-    """Return the descriptions of all figures by name: ours, and those of the run that are not ours."""
+    """Return the configurations of all figures by name: those of the command, and user-defined ones of the run."""
     described: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, each in config.figures.items():
@@ -61,46 +63,50 @@ def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
         if build.class_of(each, Figure) and (name not in config.figures or name in options):
             described[name] = OmegaConf.merge(each, options.pop(name, {}))
     if options:
-        raise ConfigError(f"figures.{min(options)}: unknown figure; there are {', '.join(described)}")
+        raise ConfigError(f"figures.{min(options)}: unknown figure{did_you_mean(min(options), described)}")
     return described
 
 
 def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
-    """Return the names of the figures to draw, and whether they were asked for by name."""
-    asked = config.figure
+    """Return the names of the figures to draw, and whether the user named them."""
+    figure = config.figure
     useless = [key for key in ("format", *COMMON) if config[key] is not None]
     if config.animate and useless:
-        raise ConfigError(f"animate=true makes GIFs of figures that are there, and has no use for {useless[0]}")
-    if asked is None and config.format is not None:
+        raise ConfigError(f"{useless[0]}={config[useless[0]]}: not supported with animate=true")
+    if figure is None and config.format is not None:
         return [], False
-    if asked is None or asked == "all":
+    if figure is None or figure == "all":
         if not names:
-            raise ConfigError("figures is empty, so there is nothing to draw")
+            raise ConfigError("figures={}: must contain at least one figure")
         return names, False
-    chosen = list(asked) if OmegaConf.is_list(asked) else [asked]
-    for name in chosen or ["[]"]:
+    chosen = list(figure) if OmegaConf.is_list(figure) else [figure]
+    if not chosen:
+        raise ConfigError("figure=[]: must name at least one figure")
+    for name in chosen:
         if name not in names:
-            raise ConfigError(f"figure={name} must be all, or of {', '.join(names)}")
+            raise ConfigError(f"figure={name}: unknown figure{did_you_mean(str(name), ['all', *names])}")
     return chosen, True
 
 
 def figures(
     config: DictConfig, described: dict[str, DictConfig], by_name: bool, view: View, out: Path
 ) -> Iterator[Path]:
-    """Draw figures, and yield the file of each; what was not asked for by name is left out where it does not fit."""
+    """Draw figures and yield their files; one that does not fit the model is an error only if the user named it."""
     out.mkdir(parents=True, exist_ok=True)
     drawings = build_each(OmegaConf.create({"figures": described}), "figures")
     for name, drawing in drawings.items():
         if not isinstance(drawing, Figure):
-            raise ConfigError(f"figures.{name}._target_={described[name]._target_} is no figure")
+            raise ConfigError(
+                f"figures.{name}._target_={described[name]._target_}: must derive from vae_lab.figures.Figure"
+            )
     values: Any = OmegaConf.to_container(config)
     common = {key: values[key] for key in COMMON if values[key] is not None}
     useless = common.keys() - {key for drawing in drawings.values() for key in drawing.options(view)}
     if useless and drawings and config.format is None:
         key = min(useless)
-        raise ConfigError(f"{key}={common[key]} is an option of none of the figures {', '.join(drawings)}")
+        raise ConfigError(f"{key}={common[key]}: not an option of the figures {', '.join(drawings)}")
     if not by_name:
-        _ = view.label  # reads the data: what is wrong with them leaves no figure out, but ends here
+        _ = view.label  # reads the data, so that an error in them is not taken for a figure that does not fit
     for name, drawing in drawings.items():
         try:
             changed = drawing.changed(**{key: common[key] for key in common if key in drawing.options(view)})
@@ -114,26 +120,27 @@ def figures(
             reason = in_one_line(error) if isinstance(error, ValidationError) else str(error)
             if by_name:
                 raise ConfigError(f"figure={name}: {reason}") from error
-            log.warning("left out: %s: %s", name, reason)
+            log.warning("skipped %s: %s", name, reason)
             continue
         save(drawn, out / f"{name}.png")
         yield out / f"{name}.png"
 
 
 def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
-    """Write samples from the prior, or of the classes in `labels`, and yield the file or the folder.
+    """Write samples from the prior, or from the classes in `labels`, and yield the file or the directory.
 
-    Those of a class are from p(z|c) in a conditional model, which takes the classes in turn where none is given; in
-    another model they are from the Gaussian of the class.
+    A conditional model samples z from p(z|c), and uses all classes in turn if `labels` is null. Any other model samples
+    z from a Gaussian fitted to each class.
 
-    `samples.npz` holds `z` (N, D), `mean` and `sample` (N, C, H, W), which are E[x|z] and one x ~ p(x|z), float32, and
-    `label` (N,) where they are of classes. As PNGs they are `samples/mean/` and `samples/sample/`, a file an image.
+    `samples.npz` contains the arrays `z` (N, D), `mean` (N, C, H, W), which is E[x|z], `sample` (N, C, H, W), which is
+    drawn from p(x|z), all float32, and `label` (N,) for samples of classes. PNGs are written to `samples/mean/` and
+    `samples/sample/`, one file per image.
     """
     if not view.has_density:
-        raise ConfigError(f"format={config.format} needs a prior to draw from, and an autoencoder has none")
+        raise ConfigError(f"format={config.format}: needs a model with a prior, which an autoencoder does not have")
     count = config.n or 64
     with view.undisturbed(config.seed or 0), build.blame("labels"):
-        labels = np.repeat(view.numbers(config.labels or []), count)  # (N,), empty where there is no class
+        labels = np.repeat(view.numbers(config.labels or []), count)  # (N,), empty without classes
         if view.is_conditional and not len(labels):
             labels = np.resize(view.label.unique().numpy(), count)
         context = view.context(labels.tolist())
@@ -142,7 +149,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
         else:
             samples_of_classes = ClassSamples(labels=list(config.labels))
             if reason := samples_of_classes.refuses(view):
-                raise ValueError(f"samples of a class need its Gaussian: {reason}")
+                raise ValueError(f"cannot sample from the Gaussian of a class: {reason}")
             z = samples_of_classes.sample(view, count)[0].flatten(0, 1)
         images = {"mean": view.decode(z, context), "sample": view.decode(z, context, sampled=True)}
     if config.format == "npz":
@@ -156,7 +163,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     for name, each in images.items():
         folder = out / "samples" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("[0-9]*.png"):  # of samples before
+        for old in folder.glob("[0-9]*.png"):  # of earlier samples
             old.unlink()
         for number, (image, kind) in enumerate(zip(each, kinds, strict=True)):
             pixels = tiles(image[None, None], config.scale or 1)
@@ -165,14 +172,14 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
 
 
 def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
-    """Make a GIF of the figures of the epochs that a training has drawn, and yield the files."""
+    """Make a GIF of each figure from the epochs at which training has drawn it, and yield the files."""
     made = False
     for name in names:
         epochs = sorted((folder / name).glob("epoch-*.png"))
         if len(epochs) < 2:
             if by_name:
                 raise DataError(
-                    f"{folder / name} holds {len(epochs)} figures, and an animation needs two: train with "
+                    f"{folder / name}: contains {len(epochs)} figures, but an animation needs at least 2; train with "
                     f"callbacks.{name}.every_n_epochs=1"
                 )
             continue
@@ -181,10 +188,10 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
             try:
                 frames.append(Image.open(epoch).convert("RGB"))
             except OSError as error:
-                raise DataError(f"{epoch} is damaged: {error}") from error
+                raise DataError(f"{epoch}: corrupt: {error}") from error
         size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
         frames = [ImageOps.pad(frame, size, color="white", centering=(0, 0)) for frame in frames]
-        times = [600] * (len(frames) - 1) + [2000]  # milliseconds; the last stands a while
+        times = [600] * (len(frames) - 1) + [2000]  # milliseconds; the last frame is shown longer
         out.mkdir(parents=True, exist_ok=True)
         with replacing(out / f"{name}.gif") as beside:
             frames[0].save(beside, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
@@ -192,5 +199,5 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         yield out / f"{name}.gif"
     if not made:
         raise DataError(
-            f"{folder} holds no figure of two epochs: train with callbacks.reconstructions.every_n_epochs=1"
+            f"{folder}: contains no figure of at least 2 epochs; train with callbacks.reconstructions.every_n_epochs=1"
         )

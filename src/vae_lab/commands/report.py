@@ -1,6 +1,6 @@
-"""The page of a run, `report.html`: one file that needs nothing else.
+"""Write the report of a run, `report.html`, which training does when it completes.
 
-Figures are inside it, and it has no script. A training makes it at its end.
+The report is one self-contained file with embedded figures and without scripts.
 """
 
 import base64
@@ -28,23 +28,27 @@ from vae_lab.training import loggers
 
 log = logging.getLogger(__name__)
 
-MOST_EARLIER = 4  # pictures of a figure that are shown beside the last
-MOST_BYTES = 4_500_000  # of all pictures on a page
-LOSSLESS = 100_000  # bytes of a picture that is written as it is; a larger one as WebP, which looks the same
-LONGEST = 4000  # side of such a larger one, in pixels
+MOST_EARLIER = 4  # number of earlier images shown for each figure
+MOST_BYTES = 4_500_000  # of all images in a report
+LOSSLESS = 100_000  # bytes up to which an image is embedded unchanged; larger ones are converted to WebP
+LONGEST = 4000  # largest side of a converted image, in pixels
 
 
 def run(config: DictConfig, *_: object) -> Path:
     file = write(Path(config.run), Path(config.out) if config.out else None)
-    log.info("open %s", relative(file))
+    log.info("report: %s", relative(file))
     return file
 
 
 def write(path: Path, file: Path | None = None) -> Path:
-    """Write the page of the run in a directory, and return its file: `report.html` in there if none is given.
+    """Write the report of the run in the directory `path`, and return its path.
+
+    Args:
+        path: the run directory.
+        file: the file to write; None for `report.html` in the run directory.
 
     Raises:
-        DataError: where the directory is no run, something in it is damaged, or the page cannot be written.
+        DataError: if the directory is not a run directory, a file in it is corrupt, or the report cannot be written.
     """
     jinja = Environment(loader=PackageLoader("vae_lab"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = jinja.get_template("run.html").render(content(path))
@@ -57,7 +61,7 @@ def write(path: Path, file: Path | None = None) -> Path:
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Return what the page says, by the names of its template."""
+    """Return the variables of the template."""
     config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
     given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
     words, last_epoch = captions(path, config), {}
@@ -88,9 +92,9 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def title(config: DictConfig, begun: Mapping[str, Any]) -> str:
-    """Return what was trained in a few words: the model, as it named itself when the run began, and the data."""
+    """Return a short description of a run: the name of the model, stored when the run started, and the data."""
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
-    density = getattr(class_of(config.posterior), "has_density", True)  # a user's own class may not be here
+    density = getattr(class_of(config.posterior), "has_density", True)  # a user-defined class may not be importable
     of_an_older_run = in_words(likelihood, encoder, "VAE", density, config.latent_dim)
     return f"{begun.get('model', of_an_older_run)}, {data}"
 
@@ -100,9 +104,10 @@ def class_name(part: Any) -> str:
 
 
 def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and default of what differs from the defaults; a value that follows another one does not.
+    """Yield key, value and default of the values that differ from the defaults.
 
-    A part that stands in the place of another is one setting, with all of its values.
+    A component that replaces the default component is one row with all its options. Values that interpolate another key
+    by default, and still agree with it, are omitted.
     """
     defaults = compose("train", [])[0]
     expressions, there = (dict(changes.flat(OmegaConf.to_container(each))) for each in (defaults, config))
@@ -113,7 +118,7 @@ def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
         if any(key.startswith(f"{part}.") for part in swapped):
             continue
         if key not in there:
-            yield key, "not there", literal(old)
+            yield key, "not set", literal(old)
         elif not follows(config, key, expressions.get(key)):
             yield key, literal(new), literal(old) if key in expressions else ""
     for part in swapped:
@@ -127,7 +132,7 @@ def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def follows(config: DictConfig, key: str, default: Any) -> bool:
-    """Tell whether a value is what the default, an expression such as `${seed}`, comes to in a configuration."""
+    """Return whether a value is equal to its default, an interpolation such as `${seed}`, in a configuration."""
     if not isinstance(default, str) or "${" not in default:
         return False
     whole = OmegaConf.merge(config)
@@ -136,7 +141,7 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
 
 
 def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the arguments that repeat a training: those given, and what a resume has changed since."""
+    """Return the overrides that repeat a training: the original ones, updated by later changes on resume."""
     file = path / ".hydra" / "config.yaml"
     begun = directory.read_yaml(file) if file.exists() else OmegaConf.create()
     before, after = (dict(changes.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
@@ -148,7 +153,7 @@ def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
 
 
 def drawn(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures that the training has drawn, in the order of `words`: the last picture, and some earlier."""
+    """Yield the figures drawn during training, in the order of `words`, each with its last and some earlier images."""
     names = [folder.name for folder in sorted((path / "figures").glob("*")) if folder.is_dir()]
     for name in sorted(names, key=lambda name: [*words].index(name) if name in words else len(words)):
         files = {file.stem.removeprefix("epoch-"): file for file in (path / "figures" / name).glob("epoch-*.png")}
@@ -163,15 +168,15 @@ def drawn(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures that were made of the finished run."""
+    """Yield the figures that `generate` has drawn of the run."""
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
-            last, look_for = picture(file, "of the finished run"), words.get(file.stem, "")
+            last, look_for = picture(file, "completed run"), words.get(file.stem, "")
             yield {"name": file.name, "look_for": look_for, "last": last, "earlier": [], "earlier_count": 0}
 
 
 def fit(figures: Sequence[dict[str, Any]]) -> None:
-    """Empty the pictures that the page has no room for: the earlier ones are the first to go."""
+    """Remove the data of images that would exceed `MOST_BYTES`, earlier images first."""
     room = MOST_BYTES
     for each in [figure["last"] for figure in figures] + [each for figure in figures for each in figure["earlier"]]:
         each["data"] = each["data"] if len(each["data"]) <= room else ""
@@ -179,7 +184,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return what to look for in each figure, those of the run first and in their order."""
+    """Return the captions of all figures by name, those of the run first and in their order."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second
@@ -192,7 +197,7 @@ def captions(path: Path, config: DictConfig) -> dict[str, str]:
 
 
 def picture(file: Path, words: str) -> dict[str, Any]:
-    """Return an image for the page: what it is of, its data, and its size in pixels."""
+    """Return an image for the template: its description, its data URL and its size in pixels."""
     try:
         data, kind = file.read_bytes(), file.suffix[1:]
         with Image.open(io.BytesIO(data)) as image:
@@ -203,14 +208,14 @@ def picture(file: Path, words: str) -> dict[str, Any]:
                 colors.thumbnail((LONGEST, LONGEST))
                 colors.save(smaller, "WEBP", quality=90, method=2)
                 data, (width, height) = smaller.getvalue(), colors.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # the second is of a broken PNG
-        raise DataError(f"{file} is damaged: it is no picture that can be read") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNG
+        raise DataError(f"{file}: corrupt image") from error
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"words": words, "data": url, "width": width, "height": height}
 
 
 def class_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a `class_mse.csv`: name, images, mse; `mse` is None for a class without images."""
+    """Return name, images and mse of each class from `class_mse.csv`; mse is None for a class without images."""
     if not file.exists():
         return []
     try:
@@ -219,5 +224,5 @@ def class_rows(file: Path) -> list[dict[str, Any]]:
                 {"name": row["name"], "images": int(row["images"]), "mse": float(row["mse"]) if row["mse"] else None}
                 for row in csv.DictReader(lines)
             ]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:  # the third is that of bytes that are no UTF-8, too
-        raise DataError(f"{file} is damaged: it must hold class, name, images and mse") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:  # ValueError: also not UTF-8
+        raise DataError(f"{file}: corrupt; expected columns class, name, images and mse") from error

@@ -30,18 +30,18 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
-    """Train what a configuration describes in the directory `path`, test the best checkpoint, write down the numbers.
+    """Train a model in the run directory `path`, test its best checkpoint and write the results.
 
-    A run that has ended there is loaded, one that was cut short is resumed.
+    If the directory contains a completed run with the same configuration, it is loaded; an interrupted one is resumed.
     """
     config = changes.settled(config, path, overrides)
-    ended = not directory.is_new(path) and directory.read_json(path / "metrics.json")
-    if ended and not changes.differences(path, config):
+    completed = not directory.is_new(path) and directory.read_json(path / "metrics.json")
+    if completed and not changes.differences(path, config):
         page = path / "report.html" if (path / "report.html").exists() else page_of(path)
-        log.info("%s has ended before: nothing to train%s", relative(path), f": open {relative(page)}" if page else "")
+        log.info("%s: already completed%s", relative(path), f"; open {relative(page)}" if page else "")
         return load(path)
     with lightning.quiet(), lightning.environment():
-        # whatever can be refused is built before data are read, and data are read before anything is written
+        # build everything that can raise a ConfigError, then read the data, and only then write files
         pl.seed_everything(config.seed, workers=True, verbose=False)
         module, data = build_module(config), build_data(config)
         monitor = module.best_metric if validates(config) else None
@@ -49,17 +49,21 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         figures = {name: callbacks.pop(name) for name, each in [*callbacks.items()] if isinstance(each, Figure)}
         left_out = leave_out(figures, view)
         writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
-        # the clock starts when the figures of the epoch before are drawn
+        # Clock comes after DrawFigures, which draws the figures of the previous epoch first
         own = [DrawFigures([*figures.values()]), clock, *writers]
         trainer = build_trainer(config, path, [*callbacks.values(), *own])
         if trainer.world_size > 1 and not HydraConfig.initialized():
-            raise ConfigError("trainer.devices: several processes need the command line, python -m vae_lab.train")
+            raise ConfigError(
+                f"trainer.devices={config.trainer.devices}: several processes need the command line; "
+                "use python -m vae_lab.train"
+            )
         last = path / "checkpoints" / "last.ckpt"
         if begun := last.exists():
             trained = checkpoints.restore(module, last)["epoch"] + 1
             if trained > config.trainer.max_epochs:
                 raise ConfigError(
-                    f"trainer.max_epochs={config.trainer.max_epochs} is less than the {trained} trained so far"
+                    f"trainer.max_epochs={config.trainer.max_epochs}: must be at least {trained}, the number of "
+                    "epochs trained so far"
                 )
         data.prepare_data()
         data.setup()
@@ -80,11 +84,11 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
             weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
             say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
             if left_out:
-                rank_zero_only(log.warning)(f"figures left out: {left_out}")
+                rank_zero_only(log.warning)(f"skipped figures: {left_out}")
             with compiled.compiling() if config.compile else nullcontext():
                 trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
             if not begun and trainer.global_step == 0:
-                say("nothing was trained")
+                say("no training steps")
                 trainer.save_checkpoint(last)
 
             checkpoint = checkpoints.find(path / "checkpoints", "last" if monitor is None else "best")
@@ -104,34 +108,38 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
                 "images_per_second": clock.totals["images"] / (clock.totals["step_seconds"] or 1),
                 **made_with,
             }
-            with directory.writable(path):  # the file says that the run has ended
+            with directory.writable(path):  # metrics.json marks the run as completed
                 rank_zero_only(directory.write_json)(path / "metrics.json", metrics)
             say(table(module.numbers))
             page = page_of(path) if trainer.is_global_zero else None
-            say(f"results are in {relative(path)}" + (f": open {relative(page)}" if page else ""))
+            say(f"results: {relative(path)}" + (f"; open {relative(page)}" if page else ""))
     return Run(path, config, module.eval(), data, metrics)
 
 
 def start_from_data(module: VAEModule, data: ImageData) -> None:
-    """Let the parts that have a method `init_from_data` set their parameters from the training's batches."""
-    for part in module.modules():
-        if hook := getattr(part, "init_from_data", None):
+    """Call `init_from_data` of each submodule that defines it, with the training batches of the first epoch."""
+    for submodule in module.modules():
+        if hook := getattr(submodule, "init_from_data", None):
             weight = next(module.parameters())
             with blame("model"), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 hook(data.training_batches(weight.device, weight.dtype))
 
 
 def page_of(path: Path) -> Path | None:
-    """Write the page of a finished run, and return it; where that fails, log the reason."""
+    """Write the report of a completed run and return its path; if that fails, log a warning and return None."""
     try:
         return report.write(path)
     except Exception as error:
-        log.warning("report.html failed: %s: %s", type(error).__name__, one_line(error))
+        log.warning("cannot write report.html: %s: %s", type(error).__name__, one_line(error))
         return None
 
 
 def leave_out(figures: dict[str, Figure], view: View) -> str:
-    """Remove the optional figures that do not fit a model; return which, and why."""
+    """Remove the optional figures that do not fit the model, and return their names with the reasons.
+
+    Raises:
+        ConfigError: if a figure that is not optional does not fit the model.
+    """
     left_out = []
     for name, figure in list(figures.items()):
         if reason := figure.refuses(view):

@@ -1,4 +1,4 @@
-"""Data: images in memory as uint8, dealt in a seeded order; a batch becomes numbers on the device."""
+"""Image data sets, held in memory as uint8 and converted to floating point on the device, batch by batch."""
 
 from vae_lab.data.folder import Folder
 from vae_lab.data.images import ImageData

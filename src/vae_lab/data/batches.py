@@ -1,4 +1,4 @@
-"""Which images make a step, in which order, and the seed of all that is random in it."""
+"""Order of the images in an epoch, and the random seed of each step."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -11,37 +11,37 @@ from torch.utils.data import Sampler
 
 
 class Stream(IntEnum):
-    """What a random stream is for; different uses never share one."""
+    """Purposes of random numbers; each has independent seeds."""
 
     SPLIT = 1  # (seed)
     TRAINING = 2  # order: (seed, epoch); steps: (seed, epoch, rank)
     EVALUATION = 3  # steps: (seed, rank)
-    BINARIZATION = 4  # (training or test): the same pixels whatever the seed
-    TEST_SPLIT = 5  # (): the same images whatever the seed
+    BINARIZATION = 4  # (training or test); independent of `seed`
+    TEST_SPLIT = 5  # (); independent of `seed`
 
 
 class Plan(NamedTuple):
-    """Which images make one step (B,), and the seed of all that is random in it."""
+    """Indices of the images of one step (B,), and the seed of its random numbers."""
 
     indices: Tensor
     seed: int
 
 
 class Batches(Sampler[Plan]):
-    """Plans the steps of an epoch: the order is a function of (seed, epoch), each step's randomness of its place in it.
+    """Yields the plan of each step; the order depends on (seed, epoch), the seed of a step also on its position.
 
-    Of several processes each gets its part of the order. Shuffled, the few images that would leave the processes with
-    different numbers of steps are left out of the epoch; in plain order, as for a test, none is. Shuffled, a rest of
-    one image joins the step before: alone it has no variance for a batch norm.
+    With several processes, each gets an equal share of the order. If the order is shuffled, images that cannot be
+    shared equally are omitted from the epoch, and a trailing batch of one image is merged into the batch before it,
+    because batch norm needs a variance. Without shuffling, as in a test, no image is omitted.
 
     Args:
         size: number of images.
-        batch_size: images of a step, for each process.
-        seed: of the order and of the steps.
-        shuffle: whether the order is random and new in each epoch, or plain and the same, with the same seeds, in all.
-        epoch: where to begin; Lightning calls `set_epoch` from then on.
-        rank: which process this is.
-        world_size: how many there are.
+        batch_size: number of images per step and process.
+        seed: seed of the order and of the steps.
+        shuffle: whether the order is random and differs between epochs. Otherwise order and seeds are the same in all.
+        epoch: first epoch; Lightning then calls `set_epoch`.
+        rank: index of this process.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Batches(Sampler[Plan]):
 
     @property
     def share(self) -> slice:
-        """This process's part of an order."""
+        """The part of an order that this process gets."""
         whole = self.size - self.size % self.world_size if self.shuffle else self.size
         return slice(self.rank, whole, self.world_size)
 
@@ -85,8 +85,8 @@ class Batches(Sampler[Plan]):
 
 
 def seeds(count: int, stream: Stream, *numbers: int) -> list[int]:
-    """Return so many 63-bit seeds, of their own for each stream and each list of numbers."""
-    # the length, because SeedSequence takes a list and the same list with zeros behind it for one
+    """Return `count` 63-bit seeds that depend on the stream and the numbers."""
+    # the length is included because SeedSequence ignores trailing zeros
     sequence = np.random.SeedSequence((stream, len(numbers), *numbers))
     return (sequence.generate_state(count, np.uint64) >> np.uint64(1)).tolist()
 
@@ -96,7 +96,7 @@ def generator(stream: Stream, *numbers: int) -> torch.Generator:
 
 
 def split_off_test(size: int, fraction: float, train: bool) -> Tensor:
-    """Return the indices of the training or the test part of images that come without a test split of their own."""
+    """Return the indices of the training or test split, for a data set without a test split."""
     order = torch.randperm(size, generator=generator(Stream.TEST_SPLIT))
     count = max(1, int(fraction * size))
     return order[count:] if train else order[:count]

@@ -1,4 +1,4 @@
-"""Images from a folder, of the common formats with 8 bits a value."""
+"""Images from a directory, in common formats with 8 bits per channel."""
 
 import logging
 from pathlib import Path
@@ -23,22 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class Folder(ImageData):
-    """The images of `<root>/train/<class>/*` and `<root>/test/<class>/*`, at any depth below a class.
+    """The images in `<root>/train/<class>/` and `<root>/test/<class>/` and their subdirectories.
 
-    They are made grey or RGB, and resized to `shape` whatever their proportions; transparency and a note of how the
-    camera was held are passed over, and so are files without one of the `SUFFIXES`. Where there is no `test`, a part of
-    the training images is the test, by a permutation that is the same for every seed.
+    Images are converted to grey or RGB and resized to `shape`, without keeping their aspect ratio. Transparency, EXIF
+    orientation and files with other suffixes than `SUFFIXES` are ignored. If there is no directory `test`, a fraction
+    of the training images becomes the test split, by a permutation that does not depend on the seed.
 
     Args:
-        root: folder that holds `train` and, where there is one, `test`.
-        shape: of the images as they are trained on, (1, H, W) for grey, (3, H, W) for colour.
-        classes: how many there must be; None for two or more.
-        test_fraction: part of the training images that is the test where there is none.
-        skip_unreadable: whether files that cannot be read are left out with a warning, or an error.
-        options: those of `ImageData`.
+        root: directory that contains `train` and, optionally, `test`.
+        shape: shape of the images after resizing, (1, H, W) for grey or (3, H, W) for colour.
+        classes: expected number of classes; None for any number of at least two.
+        test_fraction: fraction of the training images that becomes the test split if there is no directory `test`.
+        skip_unreadable: whether files that cannot be read are skipped with a warning instead of raising an error.
+        options: the options of `ImageData`.
 
     Raises:
-        ValueError: for a shape of another number of channels.
+        ValueError: if the number of channels in `shape` is neither 1 nor 3.
     """
 
     @checked
@@ -53,19 +53,19 @@ class Folder(ImageData):
         **options: Any,
     ) -> None:
         if shape[0] not in (1, 3):
-            raise ValueError(f"shape={list(shape)} must begin with 1, for grey images, or 3, for colour")
+            raise ValueError(f"shape={list(shape)}: must begin with 1 for grey images or 3 for colour images")
         super().__init__(shape=shape, classes=classes, **options)
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
         self.skip_unreadable = skip_unreadable
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, *shape) and labels (N,), the place of each class in the alphabet."""
+        """Return images (N, *shape) and labels (N,); classes are numbered in alphabetical order."""
         files, labels = self.files(train)
         images = torch.empty(len(files), *self.shape, dtype=torch.uint8)
         kept, unreadable = torch.ones(len(files), dtype=torch.bool), []
         split = "training" if train else "test"
-        # disable=None: a bar where there is a terminal
+        # disable=None: show a progress bar only in a terminal
         for place, file in enumerate(tqdm(files, f"reading {split} images", disable=None, leave=False)):
             try:
                 images[place] = self.load(file)
@@ -75,35 +75,37 @@ class Folder(ImageData):
         if not unreadable:
             return images, labels
         names = ", ".join(unreadable[:3]) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
-        said = f"{len(unreadable)} of {len(files)} {split} images in {self.root} cannot be read: {names}"
+        found = f"{self.root}: {len(unreadable)} of {len(files)} {split} images cannot be read: {names}"
         if not self.skip_unreadable or not kept.any():
-            raise DataError(f"{said}; remove them, or set data.skip_unreadable=true")
-        log.warning("%s: left out", said)
+            raise DataError(f"{found}; remove them or set data.skip_unreadable=true")
+        log.warning("%s; skipped", found)
         return images[kept], labels[kept]
 
     def files(self, train: bool) -> tuple[list[Path], Tensor]:
-        """Return the files of a split and the class of each (N,)."""
+        """Return the files of a split and their labels (N,)."""
         names = folders(self.root / "train")
         if not names:
-            raise DataError(f"data.root={self.root} must hold train/<class>/<images>, and there is no such folder")
+            raise DataError(f"data.root={self.root}: expected directories train/<class> with images")
         if len(names) == 1 and self.classes is None:
-            raise DataError(f"{self.root / 'train'} holds one class, {names[0]}: set data.classes=1 if it is meant so")
+            raise DataError(
+                f"{self.root / 'train'}: contains only one class, {names[0]}; set data.classes=1 if this is intended"
+            )
         if self.classes not in (None, len(names)):
-            raise DataError(f"{self.root / 'train'} holds {len(names)} classes, and data.classes={self.classes}")
+            raise DataError(f"data.classes={self.classes}: {self.root / 'train'} contains {len(names)} classes")
         self.classes, self.names = len(names), names
         has_test = (self.root / "test").is_dir()
         split = self.root / ("test" if has_test and not train else "train")
         files, labels = [], []
         for name in folders(split):
             if name not in names:
-                raise DataError(f"{split / name} is a class that {self.root / 'train'} does not have")
+                raise DataError(f"{split / name}: class does not exist in {self.root / 'train'}")
             images = sorted(path for path in (split / name).rglob("*") if is_image(path.relative_to(split)))
             if not images:
-                raise DataError(f"{split / name} holds no images ({', '.join(sorted(SUFFIXES))})")
+                raise DataError(f"{split / name}: contains no images; expected {', '.join(sorted(SUFFIXES))}")
             files += images
             labels += [names.index(name)] * len(images)
         if not files:
-            raise DataError(f"{split} holds no folder of images")
+            raise DataError(f"{split}: contains no directory of images")
         if has_test:
             return files, torch.tensor(labels)
         part = split_off_test(len(files), self.test_fraction, train)
@@ -113,7 +115,7 @@ class Folder(ImageData):
         channels, height, width = self.shape
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError("has more than 8 bits a value")
+                raise ValueError("has more than 8 bits per channel")
             pixels = image.convert("L" if channels == 1 else "RGB")
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
@@ -121,7 +123,7 @@ class Folder(ImageData):
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is an image by its name, and neither it nor a folder above it is hidden."""
+    """Return whether a file has the suffix of an image and is not hidden or in a hidden directory."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 

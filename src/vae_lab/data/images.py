@@ -1,4 +1,4 @@
-"""Images in memory as uint8, split and binarized; a batch becomes numbers on the device."""
+"""Images in memory as uint8: splits, binarization, augmentation and batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +19,19 @@ from vae_lab.errors import ConfigError, DataError
 from vae_lab.model import Batch
 from vae_lab.noise import rotate_and_shift, seed_device
 
-Root = Annotated[str, MinLen(1)] | Path  # of a folder
+Root = Annotated[str, MinLen(1)] | Path  # a directory
 ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 
 @dataclass(eq=False)  # not frozen: with 64-true, Lightning sets the fields of a batch
 class Images(Dataset["Images"]):
-    """Images as bytes: a split, which is indexed by many images at once, or the images of one step.
+    """Images of a split or of one step; a split is indexed with a plan and returns the images of a step.
 
     Attributes:
-        image: grey or colour values 0 … 255 (N, C, H, W), uint8.
+        image: grey or colour values from 0 to 255 (N, C, H, W), uint8.
         label: class of each image (N,), int64.
-        binary: the pixels 0 or 1 where they are drawn once (N, C, H, W), uint8; else None.
-        seed: of all that is random in a step; 0 and unused for a split.
+        binary: pixels 0 or 1 if they are drawn only once (N, C, H, W), uint8; otherwise None.
+        seed: seed of the random numbers of a step; not used for a split.
     """
 
     image: Tensor
@@ -47,17 +47,17 @@ class Images(Dataset["Images"]):
         return self.part(*plan)
 
     def part(self, indices: Tensor, seed: int = 0) -> "Images":
-        """Return a copy of the images at some indices (M,)."""
+        """Return a copy of the images with the given indices (M,)."""
         indices = indices.to(self.image.device)
-        # copies whole images, which indexing by brackets does pixel by pixel
+        # faster than indexing with brackets, which copies pixel by pixel
         return replace(self.each(lambda values: values.index_select(0, indices)), seed=seed)
 
     def to(self, device: torch.device) -> "Images":
-        """Return the images on a device; the copy from pinned memory to a GPU is asynchronous."""
+        """Return the images on a device; copies from pinned memory to a GPU are asynchronous."""
         return self.each(lambda values: values.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> "Images":
-        """Return the images in pinned memory; torch's DataLoader calls this."""
+        """Return the images in pinned memory, as torch's DataLoader requires."""
         return self.each(Tensor.pin_memory)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Images":
@@ -67,16 +67,16 @@ class Images(Dataset["Images"]):
 
 
 class InMemory:
-    """The batches of images in memory, one after another, without torch's DataLoader, which is made for processes.
+    """Iterates over batches of images in memory, without the overhead of torch's DataLoader.
 
     Args:
-        images: on the device that trains.
-        sampler: plans the steps.
+        images: images on the training device.
+        sampler: plans of the steps.
     """
 
     def __init__(self, images: Images, sampler: Batches) -> None:
         self.images = images
-        self.sampler, self.batch_sampler = sampler, None  # where Lightning looks for whom to tell the epoch
+        self.sampler, self.batch_sampler = sampler, None  # attributes in which Lightning looks for `set_epoch`
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -89,26 +89,28 @@ Loader = InMemory | DataLoader[Images]
 
 
 class ImageData(LightningDataModule, ABC):
-    """Images in memory, split, binarized and made into batches.
+    """Base class of data sets: reads images into memory, splits and binarizes them, and makes batches.
 
     Args:
-        shape: of one image (C, H, W).
-        classes: number of classes; None where reading will tell.
-        batch_size: images of a batch, for each process.
-        val_fraction: part of the training split that validates, 0 ≤ f < 1, or a number of images, at least 2.
-        binarize: `none` keeps the grey values; `threshold` is x > 0.5; `dynamic` draws x as the probability of a 1,
-            anew in training and once, with a fixed seed, for validation and test; `static` draws once everywhere.
-        binarize_input: whether the encoder sees the binary pixels, too, or the grey ones.
-        noise: corrupts the encoder's input (B, C, H, W), in training alone unless its `in_evaluation` is true; the
-            target stays as it is.
-        rotation: augmentation: degrees up to which a training image is turned to either side.
-        shift: augmentation: pixels up to which a training image is moved in each direction.
-        num_workers: processes that fetch batches, from images in the memory of the CPU; with 0, which is the fastest,
-            the images lie on the device.
-        seed: of the validation split, the order and the noise.
+        shape: shape of one image (C, H, W).
+        classes: number of classes; None to determine it from the labels.
+        batch_size: number of images per batch and process.
+        val_fraction: validation split, as a fraction of the training split, 0 ≤ f < 1, or a number of images ≥ 2.
+        binarize: `none` keeps grey values; `threshold` sets pixels to x > 0.5; `dynamic` sets a pixel to 1 with
+            probability x, drawn anew in each training step, but once and with a fixed seed for validation and test;
+            `static` draws all pixels only once.
+        binarize_input: whether the encoder's input is binarized. Otherwise only the target is.
+        noise: module that corrupts the encoder's input (B, C, H, W), in training only unless its attribute
+            `in_evaluation` is true. The target is never corrupted.
+        rotation: augmentation: largest rotation of a training image in either direction, in degrees.
+        shift: augmentation: largest shift of a training image in each direction, in pixels.
+        num_workers: number of processes that load batches from images in CPU memory. With 0, which is the fastest, the
+            images are stored on the device.
+        seed: seed of the validation split, the order of the images and the random numbers of each step.
 
     Raises:
-        ValueError: for augmentation that leaves nothing, or of pixels that are drawn once.
+        ValueError: if `shift` is not less than the size of the image, or static binarization is combined with
+            augmentation.
     """
 
     @checked
@@ -129,9 +131,9 @@ class ImageData(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if binarize == "static" and (rotation or shift):
-            raise ValueError("binarize=static draws pixels once, which rotation and shift would move: take dynamic")
+            raise ValueError("binarize=static: cannot be combined with rotation or shift; use binarize=dynamic")
         if shift >= min(shape[-2:]):
-            raise ValueError(f"shift={shift} must be less than the {min(shape[-2:])} pixels of the image")
+            raise ValueError(f"shift={shift}: must be less than {min(shape[-2:])}, the size of the image in pixels")
         self.shape = tuple(shape)
         self.classes = classes
         self.batch_size = batch_size
@@ -143,32 +145,32 @@ class ImageData(LightningDataModule, ABC):
         self.shift = shift
         self.num_workers = num_workers
         self.seed = seed
-        self.names: Sequence[str] | None = None  # of the classes, where they have any; known once the images are read
+        self.names: Sequence[str] | None = None  # names of the classes, if any; set when the images are read
         self.train: Images | None = None
         self.val: Images | None = None
         self.test: Images | None = None
 
     @property
     def test_label(self) -> Tensor:
-        """Class of each test image (N,); reads the images where that is not done yet.
+        """Class of each test image (N,); reads the images on first use.
 
         Raises:
-            DataError: where they are missing or damaged.
+            DataError: if the images are missing or corrupt.
         """
         return self._test().label
 
     def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Return test images at some indices (M,), binarized and noisy as the test has them."""
+        """Return the test images with the given indices (M,), with the binarization and noise of the test."""
         return self.batch(self._test().part(indices).to(device), False, dtype)
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and the images of each step of the test of one process, with the noise of that step."""
+        """Yield indices and images of each step of a test in one process, with the noise of that step."""
         for plan in Batches(len(self._test()), self.batch_size, self.seed, shuffle=False):
             seed_device(plan.seed, device)
             yield plan.indices, self.test_batch(plan.indices, device, dtype)
 
     def training_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
-        """Yield the batches of the first epoch's training."""
+        """Yield the training batches of the first epoch."""
         assert self.train is not None, "setup() comes first"
         for plan in Batches(len(self.train), self.batch_size, self.seed, shuffle=True):
             seed_device(plan.seed, device)
@@ -183,7 +185,7 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes in the order of their numbers, and these where they have none; empty where unknown."""
+        """Names of the classes, by default their numbers; empty if the number of classes is not known yet."""
         count = self.classes
         if self.names is None and count is None and self.test is not None:
             count = int(self.test.label.max()) + 1
@@ -191,65 +193,71 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W), uint8, and labels (N,), int64, of the training or the test split.
+        """Return images (N, C, H, W), uint8, and labels (N,), int64, of the training or test split.
 
         Raises:
-            DataError: where they are missing or damaged.
+            DataError: if the images are missing or corrupt.
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images and split them, once; the stages share them.
+        """Read and split the images on the first call.
 
         Raises:
-            DataError: where the images are missing or damaged.
-            ConfigError: where they are of another shape, or the batch or the validation part is larger than there is.
+            DataError: if the images are missing or corrupt.
+            ConfigError: if the images have a different shape, or there are too few for the batch size or the
+                validation split.
         """
         if self.train is not None:
             return
         whole = self._load(train=True)
         size, shape = len(whole), whole.image.shape[1:]
         if shape != self.shape:
-            raise ConfigError(f"data.shape={list(self.shape)} must be {list(shape)}, as the images are")
+            raise ConfigError(f"data.shape={list(self.shape)}: must be {list(shape)}, the shape of the images")
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
-            raise ConfigError(f"data.val_fraction={self.val_fraction} leaves none of {size} training images")
+            raise ConfigError(
+                f"data.val_fraction={self.val_fraction}: must leave at least one of {size} images for training"
+            )
         if self.val_fraction and not val_size:
             raise ConfigError(
-                f"data.val_fraction={self.val_fraction} of {size} images is none: give more, or 0 for none"
+                f"data.val_fraction={self.val_fraction}: selects none of {size} images; use a larger value, or "
+                "0 for no validation"
             )
         if self.batch_size > size - val_size:
             raise ConfigError(
-                f"data.batch_size={self.batch_size} is more than the {size - val_size} images left for training"
+                f"data.batch_size={self.batch_size}: must be at most {size - val_size}, the size of the training split"
             )
         order = torch.randperm(size, generator=generator(Stream.SPLIT, self.seed))
         self.val = whole.part(order[:val_size])
-        if self.binarize == "dynamic":  # those to train on are drawn anew in each step
+        if self.binarize == "dynamic":  # training draws new pixels in each step
             whole.binary = None
         self.train = whole.part(order[val_size:])
         self.test = self._load(train=False)
 
     def _load(self, train: bool) -> Images:
-        """Return the training or the test split, with the pixels 0 or 1 where they are drawn once.
+        """Return the training or test split, with binary pixels if they are drawn only once.
 
         Raises:
-            ConfigError: for a class that is none of `classes`.
+            ConfigError: if a label is not less than `classes`.
         """
         images, labels = self.read(train)
         if self.classes is not None and int(labels.max()) >= self.classes:
-            raise ConfigError(f"data.classes={self.classes} is too few: there is an image of class {int(labels.max())}")
+            raise ConfigError(
+                f"data.classes={self.classes}: must be at least {int(labels.max()) + 1}, the number of classes"
+            )
         drawn = self.binarize in ("dynamic", "static")
         return Images(images, labels, bernoulli(images, generator(Stream.BINARIZATION, train)) if drawn else None)
 
     def train_dataloader(self) -> Loader:
-        """Return the training batches, shuffled anew each epoch."""
+        """Return the training batches, in a new random order in each epoch."""
         return self._loader(self.train, shuffle=True)
 
     def val_dataloader(self) -> list[Loader]:
-        """Return the validation batches, none when `val_fraction` is 0."""
+        """Return the validation batches, or an empty list if `val_fraction` is 0."""
         return [self._loader(self.val, shuffle=False)] if self.val is not None and len(self.val) else []
 
     def test_dataloader(self) -> Loader:
-        """Return the test batches: every image once, whatever the number of processes."""
+        """Return the test batches, which contain every image once for any number of processes."""
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, images: Images | None, shuffle: bool) -> Loader:
@@ -268,35 +276,35 @@ class ImageData(LightningDataModule, ABC):
                 return InMemory(images.to(device), sampler)
             except torch.OutOfMemoryError as error:
                 raise DataError(
-                    f"data.num_workers=0 keeps the images in the memory of {device}, where there is no room for "
-                    f"{len(images):,}: take data.num_workers=2"
+                    f"data.num_workers=0: {len(images):,} images do not fit into the memory of {device}; use "
+                    "data.num_workers=2"
                 ) from error
         return DataLoader(
             images,
-            batch_size=None,  # the sampler plans whole batches, and each is one indexing call
+            batch_size=None,  # the sampler yields plans of whole batches
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=device.type == "cuda",
         )
 
     def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
-        """Move a batch to the device: a tenth of what Lightning's search through any structure takes."""
+        """Move a batch to the device, ten times as fast as Lightning, which searches nested structures."""
         return batch.to(device)
 
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
-        """Make numbers of a batch on its device, and seed all that is random in the step from here on."""
+        """Convert a batch to floating point on its device, and seed the random numbers of the step."""
         assert self.trainer is not None
         seed_device(batch.seed, batch.image.device)
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
         return self.batch(batch, self.trainer.training, dtype)
 
     def batch(self, images: Images, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
-        """Augment, convert, binarize and corrupt the images of one step, on the device that they are on.
+        """Augment, convert, binarize and corrupt the images of one step on their device.
 
         Args:
-            images: of one step.
-            training: whether augmentation and noise are on and `dynamic` draws anew.
-            dtype: of the pixel values.
+            images: the images of one step.
+            training: whether to apply augmentation and noise, and to draw new pixels for `dynamic`.
+            dtype: type of the pixel values.
         """
         image, label, binary = images.image, images.label, images.binary
         if training and (self.rotation or self.shift):
@@ -314,10 +322,13 @@ class ImageData(LightningDataModule, ABC):
         noisy = training or getattr(self.noise, "in_evaluation", False)
         if not noisy:
             return Batch(seen, target, label)
-        return Batch(self.noise.to(seen)(seen), target, label)  # a user's noise may hold tensors
+        return Batch(self.noise.to(seen)(seen), target, label)  # user-defined noise may contain tensors
 
 
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
-    """Return 1 with probability image/255 for each pixel, else 0, uint8, exactly: r < x for a random r in 0 … 254."""
+    """Return 1 with probability image/255 for each pixel, else 0, uint8.
+
+    The probability is exact: r < x for a random integer r from 0 to 254.
+    """
     noise = torch.randint(255, image.shape, dtype=torch.uint8, device=image.device, generator=source)
     return (noise < image).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The data sets that are known by name."""
+"""Built-in data sets."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,16 +15,17 @@ from vae_lab.errors import DataError
 
 
 class Downloaded(ImageData):
-    """A data set of torchvision's: downloaded once, by its checksum.
+    """Base class of torchvision data sets, which are downloaded if missing and verified by checksum.
+
+    A subclass sets `source` and `folder`.
 
     Args:
-        root: folder that holds `folder`; what is missing there is downloaded to it.
-        options: those of `ImageData`.
+        root: directory that contains `folder`; missing files are downloaded to it.
+        options: the options of `ImageData`.
     """
 
-    # a subclass for another data set states both
-    source: str  # name of the class in torchvision.datasets
-    folder: str  # below the root
+    source: str  # class in torchvision.datasets
+    folder: str  # directory below the root
 
     @checked
     def __init__(self, *, root: Root, **options: Any) -> None:
@@ -32,16 +33,16 @@ class Downloaded(ImageData):
         self.root = Path(root).expanduser()
 
     def open(self, train: bool, download: bool) -> Any:
-        """Return torchvision's object for the training or the test split."""
+        """Return the torchvision data set of the training or test split."""
         from torchvision import datasets
 
         return getattr(datasets, self.source)(str(self.root), train=train, download=download)
 
     def prepare_data(self) -> None:
-        """Download what is missing.
+        """Download missing files.
 
         Raises:
-            DataError: where it is missing and cannot be downloaded, or is damaged.
+            DataError: if the data are missing and cannot be downloaded, or are corrupt.
         """
         if self.train is not None:
             return
@@ -50,31 +51,31 @@ class Downloaded(ImageData):
         try:
             self.opened(train=False, download=True)
         except DataError:
-            with suppress(OSError):  # what came in part is kept
+            with suppress(OSError):  # keeps files that were downloaded in part
                 for folder in new:
                     if folder.exists():
                         folder.rmdir()
             raise
 
     def opened(self, train: bool, download: bool = False) -> Any:
-        """Return what `open` does.
+        """Call `open` and report its errors.
 
         Raises:
-            DataError: where it is missing and cannot be downloaded, or is damaged.
+            DataError: if the data are missing and cannot be downloaded, or are corrupt.
         """
         try:
             return self.open(train, download)
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__
             raise DataError(
-                f"{type(self).__name__} is not in data.root={self.root}, or damaged, and cannot be downloaded "
-                f"({reason}); set data.root to a folder that holds {self.folder}, "
-                "or take data=digits, which needs no download"
+                f"data.root={self.root}: {type(self).__name__} is missing or corrupt and cannot be downloaded "
+                f"({reason}); set data.root to a directory that contains {self.folder}, or use data=digits, which "
+                "needs no download"
             ) from error
 
 
 class MNIST(Downloaded):
-    """The 60,000 + 10,000 handwritten digits (28×28, grey) of LeCun, Cortes and Burges."""
+    """MNIST by LeCun, Cortes and Burges: 60,000 + 10,000 handwritten digits (28×28, grey)."""
 
     source = "MNIST"
     folder = "MNIST/raw"
@@ -86,7 +87,7 @@ class MNIST(Downloaded):
 
 
 class CIFAR10(Downloaded):
-    """The 50,000 + 10,000 photographs (32×32, colour) of ten kinds of things, by Krizhevsky."""
+    """CIFAR-10 by Krizhevsky: 50,000 + 10,000 photographs of ten classes (32×32, colour)."""
 
     source = "CIFAR10"
     folder = "cifar-10-batches-py"
@@ -99,9 +100,9 @@ class CIFAR10(Downloaded):
 
 
 class Digits(ImageData):
-    """The 1,797 handwritten digits (8×8, 17 grey levels) that come with scikit-learn, no download.
+    """The 1,797 handwritten digits (8×8, 17 grey levels) included in scikit-learn; no download.
 
-    It has no test split of its own: a fifth is taken by a permutation that is the same for every seed.
+    A fifth of them is the test split, by a permutation that does not depend on the seed.
     """
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Runs: a directory that holds everything about one training, and the objects that its configuration describes."""
+"""Runs: run directories, and the objects that a configuration describes."""
 
 from vae_lab.runs.build import build_data, build_each, build_module
 from vae_lab.runs.run import Run, load

@@ -1,6 +1,7 @@
-"""Objects from a configuration, and the one check of what only the whole can know."""
+"""Build objects from a configuration, and check that components are compatible."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -30,17 +31,17 @@ from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
 from vae_lab.workarounds import onednn
 
-# how classes, Hydra and Lightning refuse what they are given
+# errors by which classes, Hydra and Lightning reject values
 REFUSALS = (InstantiationException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
 def build_module(config: DictConfig) -> VAEModule:
-    """Return the module that a configuration describes, with fresh weights.
+    """Return the module that a configuration describes, with new weights.
 
     Raises:
-        ConfigError: where a part refuses its values; names the group.
+        ConfigError: if a component rejects its options, or components are not compatible.
     """
-    part("data", config.data)  # or it has no shape either
+    part("data", config.data)  # before the shape, which is missing too if there is no component
     with blame("data"):
         image = image_shape(shape=plain(config.data).get("shape"))
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
@@ -48,7 +49,10 @@ def build_module(config: DictConfig) -> VAEModule:
         if not isinstance(head, Head):
             raise ConfigError(f"{group}._target_={config[group]._target_}: must derive from vae_lab.Head")
     encoder, decoder = (blamed(build(config, group), group) for group in ("encoder", "decoder"))
-    kind, make = part("vae", config.vae), build(config, "vae", _partial_=True)  # Hydra would make a dictionary of parts
+    kind, make = (
+        part("vae", config.vae),
+        build(config, "vae", _partial_=True),
+    )  # instantiate() would convert the dataclass Parts to a dictionary
     parts = Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim)
     other = isinstance(kind, type) and not issubclass(kind, BaseVAE)
     with blame("vae"):
@@ -57,19 +61,21 @@ def build_module(config: DictConfig) -> VAEModule:
         raise ConfigError(f"vae._target_={config.vae._target_}: must derive from vae_lab.BaseVAE")
     objective = build(config, "objective")
     if config.compile and isinstance(objective, nn.Module):
-        raise ConfigError(f"compile=true takes no objective with weights of its own, as {type(objective).__name__} has")
+        raise ConfigError(
+            f"compile=true: not supported for an objective with weights, such as {type(objective).__name__}"
+        )
     onednn.use(vae)
     optimizer = build(config, "optimizer")
     module = VAEModule(vae, objective, optimizer, build(config, "scheduler") if config.scheduler else None)
-    # what would be refused in the training is refused here: by the optimizer, and by parts that do not fit together
-    by_torch = str(config.optimizer._target_).startswith("torch.")  # the user's own may have other rules
+    # create the optimizer and run the model once here, so that errors appear before training
+    by_torch = str(config.optimizer._target_).startswith("torch.")  # other optimizers may have other rules
     own = getattr(objective, "optimizer_options", None) or {}
     with blame("objective"):
         trained = module.trained()
     with blame("objective.optimizer_options"):
         if own and by_torch:
             check_optimizer(**own)
-        if own:  # torch checks no options of a group
+        if own:  # torch does not check the options of a parameter group
             module.optimizer(objective.parameters(), **own)
     with blame("optimizer"):
         if by_torch:
@@ -81,7 +87,7 @@ def build_module(config: DictConfig) -> VAEModule:
         pixels = torch.zeros(2, *image)
         check_model(module.eval(), Batch(pixels, pixels, torch.zeros(2, dtype=torch.long)))
     if config.data.batch_size == 1 and any(isinstance(layer, _BatchNorm) for layer in module.modules()):
-        raise ConfigError("data.batch_size=1 leaves a batch norm nothing to norm over: use 2 or more, or another norm")
+        raise ConfigError("data.batch_size=1: must be at least 2 for a model with batch norm")
     with blame("trainer"):
         if str(config.trainer._target_).startswith("pytorch_lightning."):
             check_trainer(**plain(config.trainer))
@@ -93,13 +99,13 @@ def build_module(config: DictConfig) -> VAEModule:
 
 @checked
 def image_shape(shape: ImageShape) -> tuple[int, ...]:
-    """Return the shape of the images (C, H, W), which the model needs before there are data."""
+    """Return the checked shape of the images (C, H, W), which the model needs before the data are read."""
     return tuple(shape)
 
 
 @checked
 def check_optimizer(lr: PositiveFloat = 1.0, weight_decay: NonNegativeFloat = 0.0, **others: Any) -> None:
-    """Refuse what optimizers of torch take and what trains nothing, such as a rate of 0."""
+    """Reject options that torch accepts but that prevent training, such as a learning rate of 0."""
 
 
 @checked
@@ -110,19 +116,19 @@ def check_trainer(
     check_val_every_n_epoch: PositiveInt | None = 1,
     **others: Any,
 ) -> None:
-    """Refuse what Lightning's Trainer takes and what does not work here.
+    """Reject options that Lightning accepts but that vae_lab does not support.
 
-    Heads and sums need 32 bits, and grey values more than bfloat16 has.
+    Distributions and sums need 32 bits, and grey values need more precision than bfloat16.
     """
 
 
 def build_data(config: DictConfig) -> ImageData:
-    """Return the data that a configuration describes, not read yet."""
+    """Return the data that a configuration describes; the images are read later."""
     return build(config, "data", binarize=binarization(config), noise=build(config, "noise"))
 
 
 def build(config: DictConfig, *keys: str, **more: Any) -> Any:
-    """Return what the configuration at `keys` describes: an object, or a call that waits for its arguments."""
+    """Return the object, or the partial call, that the configuration at `keys` describes."""
     key, described = ".".join(keys), reduce(getitem, keys, config)
     part(key, described)
     with blame(key):
@@ -130,18 +136,21 @@ def build(config: DictConfig, *keys: str, **more: Any) -> Any:
 
 
 def build_each(config: DictConfig, group: str) -> dict[str, Any]:
-    """Return the objects that a group describes by name, without those that are null."""
-    # one by one: Hydra would make a plain dictionary of a dataclass in another
+    """Return the objects of a config group by name; null entries are omitted."""
+    # one by one, because instantiate() would convert nested dataclasses to dictionaries
     return {name: build(config, group, name) for name, each in config[group].items() if each is not None}
 
 
 @contextmanager
 def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
-    """Turn what a class, Hydra, torch or Lightning refuse into one line that names the group, and the value if known.
+    """Raise errors of a class, Hydra, torch or Lightning as a ConfigError of one line that names the key.
 
     Args:
-        group: of the configuration.
-        only_lightning: whether only Lightning's own errors are refusals, not those of the code that it calls.
+        group: key of the component in the configuration.
+        only_lightning: whether to convert only errors that Lightning raises, not those of the code that it calls.
+
+    Raises:
+        ConfigError: in place of the converted error.
     """
     try:
         yield
@@ -154,26 +163,32 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         if only_lightning and not lightnings:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
-        said = one_line(cause) or type(cause).__name__
-        reason = f".{in_one_line(cause)}" if isinstance(cause, ValidationError) else f": {said}"
-        raise ConfigError(group + reason) from error
+        reason = in_one_line(cause) if isinstance(cause, ValidationError) else one_line(cause) or type(cause).__name__
+        # `activation=Foo: …` in the component `encoder` becomes `encoder.activation=Foo: …`
+        names_option = group not in ("model", "labels") and re.match(r"\w+(\[\d+\])?=\S", reason)
+        separator = "." if isinstance(cause, ValidationError) or names_option else ": "
+        raise ConfigError(f"{group}{separator}{reason}") from error
 
 
 def check_model(module: VAEModule, batch: Batch) -> None:
-    """Check that what a model draws agrees with its attributes, and that its terms have one value for each image."""
+    """Check that the draws of a model agree with its attributes, and that each term has one value per image.
+
+    Raises:
+        ValueError: if they do not.
+    """
     draw, vae = module.vae.draw(batch), module.vae
     sizes = tuple(z.shape[-1] for z in as_tuple(draw.z))
     if sizes != vae.latent_dims:
-        raise ValueError(f"latent_dims={list(vae.latent_dims)}, but `draw` returns layers of sizes {list(sizes)}")
+        raise ValueError(f"`draw` returns layers of sizes {list(sizes)}, but latent_dims={list(vae.latent_dims)}")
     if vae.has_density != (draw.prior is not None):
         prior = "no prior" if vae.has_density else "a prior"
-        raise ValueError(f"{type(vae).__name__}.has_density={vae.has_density}, but `draw` returns {prior}")
+        raise ValueError(f"`draw` returns {prior}, but {type(vae).__name__}.has_density={vae.has_density}")
     if wrong := [name for name, term in module.evaluate(batch).items() if len(term) != len(batch.target)]:
-        raise ValueError(f"{wrong[0]}: expected one value for each image")
+        raise ValueError(f"{wrong[0]}: expected one value per image")
 
 
 def blamed(network: Network, group: str) -> Network:
-    """Return a network's constructor whose refusals name the group, whichever model class calls it."""
+    """Return a constructor of a network whose errors name the group, for any model class that calls it."""
 
     def make(in_shape: Shape, out_shape: Shape, **options: Any) -> nn.Module:
         with blame(group):
@@ -183,49 +198,57 @@ def blamed(network: Network, group: str) -> Network:
 
 
 def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
-    """Check how parts go together that know their own values alone, before any data are read."""
+    """Check that components are compatible with each other, before any data are read.
+
+    Raises:
+        ConfigError: if they are not.
+    """
     if getattr(module.objective, "needs_density", False) and not module.vae.has_density:
         raise ConfigError(
-            f"objective={config.objective._target_} needs a posterior with a density, and "
-            f"{config.posterior._target_} has none: use posterior=normal, or objective=reconstruction"
+            f"objective._target_={config.objective._target_}: needs a posterior with a density, unlike "
+            f"{config.posterior._target_}; use posterior=normal or objective=reconstruction"
         )
     mixed = str(config.trainer.get("precision")).endswith("-mixed")
     if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
-        raise ConfigError("trainer.gradient_clip_val with a mixed trainer.precision needs optimizer.fused=false")
+        raise ConfigError(
+            "optimizer.fused=true: not supported with both trainer.gradient_clip_val and a mixed trainer.precision; "
+            "set optimizer.fused=false"
+        )
     scheduler = config.scheduler
     if scheduler.get("monitor") == "validation" and not validates(config):
         raise ConfigError(
-            "scheduler.monitor=validation needs a validation, and data.val_fraction or trainer.limit_val_batches is 0"
+            "scheduler.monitor=validation: needs validation; set data.val_fraction and "
+            "trainer.limit_val_batches to values other than 0"
         )
     if scheduler.get("T_max", math.inf) < config.trainer.max_epochs:
         raise ConfigError(
-            f"trainer.max_epochs={config.trainer.max_epochs} is more than scheduler.T_max={scheduler.T_max}, where the "
-            "cosine ends: the learning rate would rise again"
+            f"trainer.max_epochs={config.trainer.max_epochs}: must be at most scheduler.T_max={scheduler.T_max}, after "
+            "which the learning rate would rise again"
         )
     name, binarize, shape = config.likelihood._target_, config.data.binarize, list(config.data.shape)
     if likelihood.support is None:
-        raise ConfigError(f"likelihood._target_={name} must state the `support` of its pixels")
+        raise ConfigError(f"likelihood._target_={name}: must define the class attribute `support`")
     binary_only = likelihood.support is constraints.boolean
     grey_only = likelihood.support is constraints.unit_interval and not likelihood.normalised
     if grey_only and binarize not in ("auto", "none"):
         raise ConfigError(
-            f"data.binarize={binarize} gives binary pixels, and {name} is for grey ones: use likelihood=bernoulli, or "
-            "data.binarize=none"
+            f"data.binarize={binarize}: must be none, because {name} is for grey pixels; use data.binarize=none or "
+            "likelihood=bernoulli"
         )
     if binary_only and binarize == "none":
         raise ConfigError(
-            f"data.binarize=none gives grey values, and {name} is a likelihood of 0 and 1 alone: use "
-            "data.binarize=auto, threshold, dynamic or static, or likelihood=gaussian"
+            f"data.binarize=none: not supported by {name}, which is for binary pixels; use data.binarize=auto, "
+            "threshold, dynamic or static, or likelihood=gaussian"
         )
     if binary_only and shape[0] != 1:
         raise ConfigError(
-            f"{name} is a likelihood of binary pixels, and data of shape {shape} have colours: use "
+            f"data.shape={shape}: colours are not supported by {name}, which is for binary pixels; use "
             "likelihood=gaussian, gaussian_shared or gaussian_learned"
         )
 
 
 def binarization(config: DictConfig) -> str:
-    """Return what `data.binarize` stands for: `auto` is `threshold` for a likelihood of 0 and 1 alone, else `none`."""
+    """Return `data.binarize`, where `auto` is `threshold` for a likelihood of binary pixels, else `none`."""
     if config.data.binarize != "auto":
         return config.data.binarize
     support = getattr(part("likelihood", config.likelihood), "support", None)
@@ -237,18 +260,18 @@ def validates(config: DictConfig) -> bool:
 
 
 def part(key: str, described: Any) -> Any:
-    """Return the class or function that a configuration names as its `_target_`."""
+    """Return the class or function that the `_target_` of a configuration names."""
     target = described.get("_target_") if isinstance(described, Mapping) else None
     if target is None:
         raise ConfigError(f"{key}: missing `_target_`; --help lists the available components")
     try:
-        return _locate(str(target))  # hydra.utils.get_object does the same, and logs the error as well
-    except Exception as error:  # whatever the module raises
-        raise ConfigError(f"{key}._target_={target} cannot be imported: {error}") from error
+        return _locate(str(target))  # hydra.utils.get_object would also log the error
+    except Exception as error:  # importing a module can raise any error
+        raise ConfigError(f"{key}._target_={target}: cannot be imported: {error}") from error
 
 
 def class_of(described: Any, base: type = object) -> type[Any] | None:
-    """Return the class that a configuration names; None if it cannot be imported or does not derive from `base`."""
+    """Return the class that a configuration names, or None if it cannot be imported or is not a subclass of `base`."""
     try:
         found = part("", described)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""The directory of a run: what it holds, how it is written and read."""
+"""Reading and writing the files of a run directory."""
 
 import json
 import logging
@@ -23,20 +23,20 @@ from vae_lab.cli.schema import Config
 from vae_lab.errors import DataError
 from vae_lab.files import replacing
 
-RENAMED = {  # how the names of our classes began in the files of a run, and begin now
+RENAMED = {  # module names in the files of earlier runs, and their replacements
     "vae_lab.callbacks.Clock": "vae_lab.training.clock.Clock",
     "vae_lab.callbacks.": "vae_lab.figures.",
     "vae_lab.checkpoints.": "vae_lab.training.checkpoints.",
     "vae_lab.loggers.": "vae_lab.training.loggers.",
     "vae_lab.schedulers.": "vae_lab.training.schedulers.",
 }
-SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults for runs that were stored before the key existed
+SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults of keys that earlier runs do not have
 OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
 
 
 @rank_zero_only
 def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance: Mapping[str, Any]) -> None:
-    """Write what a run begins with: its resolved configuration, what was said on the command line, and versions."""
+    """Write the files with which a run starts: its resolved configuration, overrides and versions."""
     with writable(path):
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -55,16 +55,16 @@ def is_new(path: Path) -> bool:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one line."""
+    """Raise an OSError as a DataError of one line."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Keep what is said, and what goes wrong, in the run's `train.log`; print it where nobody has set up logging."""
+    """Write log messages and tracebacks to `train.log`; also print messages if logging is not configured."""
     root, ours = logging.getLogger(), logging.getLogger("vae_lab")
     level, file = ours.level, logging.FileHandler(path / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -85,7 +85,7 @@ def recorded(path: Path) -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return what the numbers were made with: versions of the packages, and the revision of a checkout."""
+    """Return the versions of packages and the git revision that produce the results."""
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     return {
         "git/revision": revision(),
@@ -96,7 +96,7 @@ def provenance() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """Return the git revision of the source, with `-dirty` where files have changed; None where it is no checkout."""
+    """Return the git revision of the source, with `-dirty` if files have changed, or None outside a checkout."""
     source = Path(__file__).resolve().parents[1]
     if not (source.parents[1] / ".git").exists():
         return None
@@ -108,52 +108,52 @@ def revision() -> str | None:
 
 
 def stored_config(path: Path) -> DictConfig:
-    """Return the configuration that a run was made with.
+    """Return the configuration of a run.
 
     Raises:
-        DataError: where the directory is no run.
+        DataError: if the directory is not a run directory, or its configuration is corrupt.
     """
     if is_new(path):
-        raise DataError(f"{path} is no run: it holds no config.yaml")
+        raise DataError(f"{path / 'config.yaml'}: not found; expected a run directory")
     config = read_yaml(path / "config.yaml")
     optional = SINCE | {field.name: field.default for field in fields(Config) if field.default is not MISSING}
     if not isinstance(config, DictConfig) or not Config.__dataclass_fields__.keys() - optional.keys() <= set(config):
-        raise DataError(f"{path / 'config.yaml'} is damaged")
+        raise DataError(f"{path / 'config.yaml'}: corrupt; expected the configuration of a run")
     return DictConfig(OmegaConf.merge(optional, config))
 
 
 def stored_overrides(path: Path) -> list[str]:
-    """Return what was said on the command line of a run, without what belongs to its directory alone."""
+    """Return the overrides of a run, except those for Hydra, such as its directory."""
     file = path / ".hydra" / "overrides.yaml"
     given = OmegaConf.to_container(read_yaml(file)) if file.exists() else []
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-        raise DataError(f"{file} is damaged: it must hold a list of words")
+        raise DataError(f"{file}: corrupt; expected a list of strings")
     return [each for each in given if not each.startswith("hydra.") or each.startswith("hydra.searchpath=")]
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the content of a YAML file, with classes under the names that they have now."""
+    """Return the content of a YAML file of a run, with the current names of classes."""
     try:
         text = file.read_text(encoding="utf-8")
         for old, new in RENAMED.items():
             text = text.replace(old, new)
         return OmegaConf.load(StringIO(text))
-    except (OSError, YAMLError, ValueError) as error:  # the last is that of bytes that are no text
-        raise DataError(f"{file} is damaged: {error}") from error
+    except (OSError, YAMLError, ValueError) as error:  # ValueError: not UTF-8
+        raise DataError(f"{file}: corrupt: {error}") from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return what a file holds by name; nothing without a file, as for the `metrics.json` of a run that has not ended.
+    """Return the content of a JSON file; empty if it does not exist, such as `metrics.json` of an interrupted run.
 
     Raises:
-        DataError: where it is damaged.
+        DataError: if the file is corrupt.
     """
     try:
         found = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
-        raise DataError(f"{file} is damaged: {error}") from error
+        raise DataError(f"{file}: corrupt: {error}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{file} is damaged: it must hold names and values")
+        raise DataError(f"{file}: corrupt; expected names and values")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A run as an object."""
+"""Loading a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from vae_lab.cli.errors import unknown_key
 from vae_lab.cli.schema import Config, check_values
 from vae_lab.data import ImageData
 from vae_lab.errors import ConfigError
@@ -22,14 +23,14 @@ from vae_lab.view import View
 
 @dataclass(frozen=True)
 class Run:
-    """A training and what came of it.
+    """A training and its results.
 
     Attributes:
-        path: the directory that holds everything about it.
-        config: its whole configuration, resolved.
-        module: the model with the weights of the best checkpoint.
-        data: the data, read on the first call of `data.setup()`.
-        metrics: the final numbers, as in `metrics.json`; empty where the training has not ended.
+        path: the run directory.
+        config: the resolved configuration.
+        module: the model, with the weights of a checkpoint.
+        data: the data, read by `data.setup()`.
+        metrics: the content of `metrics.json`; empty if the run is not completed.
     """
 
     path: Path
@@ -39,23 +40,23 @@ class Run:
     metrics: dict[str, Any]
 
     def view(self) -> View:
-        """Return the model and its data as figures see them: `figures.Samples(n=16).draw(run.view())`."""
+        """Return the view that figures draw, as in `figures.Samples(n=16).draw(run.view())`."""
         return View(self.module.vae, self.data, self.module.epoch, partial(read_history, self.path))
 
 
 def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: Mapping[str, Any] | None = None) -> Run:
-    """Return a run from its directory, wherever that was moved, with the weights on a device.
+    """Load a run from its directory, which may have been moved.
 
     Args:
-        path: the run's directory.
-        checkpoint: `best` (which is `last` where nothing was validated), `last`, or one that was kept by
-            `checkpoint_every`, such as `epoch-0010`.
-        device: such as `cpu` or `cuda`; `auto` is a GPU where there is one.
-        data: what is to differ in the run's data, such as `{"root": …}`, or other data as a whole.
+        path: the run directory.
+        checkpoint: `best` (`last` if the run has no validation), `last`, or a checkpoint kept by `checkpoint_every`,
+            such as `epoch-0010`.
+        device: a device such as `cpu` or `cuda`; `auto` selects a GPU if one is available.
+        data: options of the data to change, such as `{"root": …}`, or the configuration of other data.
 
     Raises:
-        DataError: where the directory is no run, or its checkpoint is missing or damaged.
-        ConfigError: where there is no such device, or the data do not fit the model.
+        DataError: if the directory is not a run directory, or the checkpoint is missing or corrupt.
+        ConfigError: if the device is not available, or the data do not fit the model.
     """
     path = Path(path)
     config = with_data(stored_config(path), data or {})
@@ -66,14 +67,13 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
 
 
 def with_data(config: DictConfig, data: Mapping[str, Any]) -> DictConfig:
-    """Return a run's configuration with other data of the same shape, or some of its data's values changed."""
+    """Return the configuration of a run with other data of the same shape, or with other options of its data."""
     if "_target_" not in data:
         if unknown := set(data) - set(config.data):
-            keys = ", ".join(sorted(config.data))
-            raise ConfigError(f"data.{min(unknown)} is no key of the run's data: there are {keys}")
+            raise ConfigError(unknown_key(f"data.{min(unknown)}", config.data))
         data = {**config.data, **data}
     if data.get("shape") != config.data.shape:
-        raise ConfigError(f"data.shape={data.get('shape')} must be {config.data.shape}, as the run's images are")
+        raise ConfigError(f"data.shape={data.get('shape')}: must be {config.data.shape}, the shape of the run's images")
     return DictConfig({**config, "data": data})
 
 
@@ -83,7 +83,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
-        raise ConfigError(f"device={name} is not there: take auto or cpu") from error
+        raise ConfigError(f"device={name}: not available on this machine; use device=auto or device=cpu") from error
     if device.type == "meta":
-        raise ConfigError(f"device={name} computes nothing: take auto or cpu")
+        raise ConfigError(f"device={name}: not supported; use device=auto or device=cpu")
     return device

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a run."""
+"""Construction of Lightning's Trainer."""
 
 import sys
 from functools import partial
@@ -16,7 +16,7 @@ from vae_lab.workarounds import lightning
 
 
 def build_trainer(config: DictConfig, path: Path, callbacks: list[Callback]) -> Trainer:
-    """Return the Trainer with some callbacks, our loggers, and those that the configuration names."""
+    """Return the Trainer with the given callbacks, the built-in loggers and those of the configuration."""
     bar = sys.stdout.isatty() if config.trainer.enable_progress_bar is None else config.trainer.enable_progress_bar
     with blame("trainer.plugins"):
         plugins = instantiate(config.trainer.plugins, _convert_="all") if config.trainer.get("plugins") else []
@@ -26,9 +26,9 @@ def build_trainer(config: DictConfig, path: Path, callbacks: list[Callback]) -> 
     lines = [] if bar else [loggers.Lines(config.print_every, config.trainer.max_epochs)]
     more = []
     for name, logger in build_each(config, "logger").items():
-        with blame(f"logger.{name}"):  # one that is still to be made is given the run's directory as its own
+        with blame(f"logger.{name}"):  # a partial logger gets the run directory
             more.append(logger(save_dir=str(path)) if isinstance(logger, partial) else logger)
-    trainer = build(config, "trainer", _partial_=True)  # Hydra would make dictionaries of dataclasses
+    trainer = build(config, "trainer", _partial_=True)  # instantiate() would convert dataclasses to dictionaries
     with blame("trainer"):
         return trainer(
             default_root_dir=str(path),

@@ -1,1 +1,1 @@
-"""Training with Lightning: the module, its checkpoints, loggers, schedulers and callbacks."""
+"""Training with Lightning: the LightningModule, checkpoints, loggers, schedulers and callbacks."""

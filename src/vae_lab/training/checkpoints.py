@@ -1,4 +1,4 @@
-"""How a checkpoint is written and read: tensors and plain values, never code."""
+"""Writing and reading checkpoints, which contain tensors and plain values but no code."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -9,18 +9,19 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, did_you_mean
 from vae_lab.files import replacing
 from vae_lab.workarounds.lightning import QuickStateKey
 
 
 def writers(folder: Path, monitor: str | None, every: int | None = None) -> list[ModelCheckpoint]:
-    """Return the callbacks that keep `last.ckpt`, `best.ckpt` where a metric can tell, and others where asked for.
+    """Return the callbacks that write `last.ckpt`, `best.ckpt` and numbered checkpoints such as `epoch-0010.ckpt`.
 
     Args:
-        folder: of the checkpoints.
-        monitor: `val/elbo`, of which more is better, or `val/mse`, of which less is; None without validation.
-        every: epochs from one `epoch-0010.ckpt` to the next; None for none.
+        folder: directory of the checkpoints.
+        monitor: metric that selects `best.ckpt`: `val/mse` is minimised, any other is maximised. None for no
+            `best.ckpt`.
+        every: number of epochs between numbered checkpoints; None for no numbered checkpoints.
     """
     kept: list[ModelCheckpoint] = []
     if monitor is not None:
@@ -40,9 +41,9 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 
 
 class Files(TorchCheckpointIO):
-    """Writes a checkpoint to the disk at once, and gives it its name when it is whole.
+    """Writes checkpoints to a temporary file that is renamed when complete.
 
-    Lightning's own makes it in memory and copies that, which takes two to four times as long.
+    Lightning builds a checkpoint in memory and copies it to disk, which takes two to four times as long.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -50,13 +51,13 @@ class Files(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # given an open file, torch raises an OSError where the disk is full
+        # with an open file, torch raises an OSError if the disk is full
         with replacing(Path(path)) as beside, beside.open("wb") as file:
             torch.save(checkpoint, file)
 
 
 class Movable(QuickStateKey, ModelCheckpoint):
-    """Keeps checkpoints in a folder, and still knows the best after the run's directory was moved."""
+    """A ModelCheckpoint that still finds its checkpoints after the run directory was moved."""
 
     def __init__(self, folder: Path, filename: str, **options: Any) -> None:
         super().__init__(folder, filename, enable_version_counter=False, **options)
@@ -71,30 +72,33 @@ class Movable(QuickStateKey, ModelCheckpoint):
 
 
 class Numbered(Movable):
-    """Keeps the checkpoints of epochs under their numbers; the first epoch is 1."""
+    """A ModelCheckpoint that numbers epochs from 1 in file names."""
 
     def format_checkpoint_name(self, metrics: dict[str, Any], *names: Any, **more: Any) -> str:
         return super().format_checkpoint_name({**metrics, "epoch": metrics["epoch"] + 1}, *names, **more)
 
 
 def find(folder: Path, name: str = "best") -> Path:
-    """Return the path of the checkpoint `name`, or of `last` where there is no `best`.
+    """Return the path of a checkpoint; `best` falls back to `last` if the run has no `best`.
 
     Raises:
-        DataError: where there is none.
+        DataError: if it does not exist.
     """
     for stem in (name, "last") if name == "best" else (name,):
         path = folder / f"{stem}.ckpt"
         if path.exists():
             return path
-    raise DataError(f"{folder} holds no checkpoint {name}.ckpt")
+    names = sorted(path.stem for path in folder.glob("*.ckpt"))
+    raise DataError(f"{folder / name}.ckpt: not found{did_you_mean(name, names)}")
 
 
 def restore(module: LightningModule, path: Path) -> dict[str, Any]:
-    """Load a checkpoint's weights into a module, on its device and in their precision; returns the whole checkpoint.
+    """Load the weights of a checkpoint into a module and return the whole checkpoint.
+
+    The module stays on its device and takes the precision of the weights.
 
     Raises:
-        DataError: where the checkpoint is damaged, holds more than tensors and plain values, or another model.
+        DataError: if the checkpoint is corrupt or of a different model, or contains more than tensors and plain values.
     """
     checkpoint = read(path)
     try:
@@ -104,15 +108,15 @@ def restore(module: LightningModule, path: Path) -> dict[str, Any]:
         module.load_state_dict(weights)
         module.on_load_checkpoint(checkpoint)
     except (RuntimeError, KeyError) as error:
-        raise DataError(f"checkpoint {path} is of another model: {str(error).splitlines()[-1].strip()}") from error
+        raise DataError(f"{path}: checkpoint of a different model: {str(error).splitlines()[-1].strip()}") from error
     return checkpoint
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content on the CPU, without running any code from it."""
+    """Return the content of a checkpoint on the CPU, without executing code from it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise DataError(f"checkpoint {path} holds more than tensors and plain values, or is damaged") from error
+        raise DataError(f"{path}: corrupt, or contains more than tensors and plain values") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise DataError(f"checkpoint {path} is damaged: {type(error).__name__}") from error
+        raise DataError(f"{path}: corrupt checkpoint ({type(error).__name__})") from error

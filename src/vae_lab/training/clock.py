@@ -1,4 +1,4 @@
-"""The time that training takes."""
+"""Measurement of training time."""
 
 import time
 from typing import Any
@@ -9,11 +9,11 @@ from vae_lab.training.module import VAEModule
 
 
 class Clock(Callback):
-    """Measures the seconds of each epoch's training steps, without validation, as `train/seconds`.
+    """Measures the seconds of each epoch without its validation, as `train/seconds`.
 
     Attributes:
-        totals: of all epochs, those before a resume included: `seconds` with and `step_seconds` without validation,
-            and `images` trained on.
+        totals: sums over all epochs, including those before a resume: `seconds` with validation, `step_seconds` without
+            validation, and the number of `images` trained on.
     """
 
     def __init__(self) -> None:

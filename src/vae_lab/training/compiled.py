@@ -1,4 +1,4 @@
-"""`compile=true`: an objective by torch.compile."""
+"""`compile=true`: an objective compiled by torch.compile."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,35 +12,36 @@ from vae_lab.objectives import Terms
 
 
 class Compiled:
-    """An objective whose forward and backward pass are compiled, for batches as large as the first that it sees.
+    """Compiles the forward and backward pass of an objective for batches of the size of the first batch.
 
-    Others, such as the rest at the end of an epoch, go without: compiling takes longer than they do.
+    Batches of another size, such as the trailing batch of an epoch, are not compiled, because that would take longer
+    than it saves.
 
     Args:
-        objective: any other.
+        objective: the objective to compile.
     """
 
     def __init__(self, objective: Callable[[BaseVAE, Batch, int], tuple[Tensor, Terms]]) -> None:
         self.objective = self.compiled = objective
-        self.size = 0  # of the batches that it is compiled for
+        self.size = 0  # batch size that it is compiled for
 
     def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         size = len(batch.target)
         if not self.size:
             self.size = size
-            torch.compiler.reset()  # a process keeps so much of what it has compiled, and what is more goes without
-            # the compiler's own generator of random numbers would give others than the objective draws uncompiled
+            torch.compiler.reset()  # the number of compiled versions per process is limited
+            # draw the same random numbers as without compilation
             self.compiled = torch.compile(self.objective, options={"fallback_random": True})
         return (self.compiled if size == self.size else self.objective)(vae, batch, step)
 
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Say in one line why something cannot be compiled."""
+    """Raise a compilation error as a ConfigError of one line."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
         yield
     except TorchDynamoException as error:
         reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
-        raise ConfigError(f"compile=true does not work here: {reason}") from error
+        raise ConfigError(f"compile=true: compilation failed: {reason}") from error

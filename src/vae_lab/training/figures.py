@@ -1,4 +1,4 @@
-"""The callback that draws figures in a training."""
+"""Callback that draws figures during training."""
 
 import csv
 import logging
@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class DrawFigures(Callback):
-    """Draws the figures that are due, as `figures/<name>/epoch-0003.png` in the run's directory, and for the loggers.
+    """Draws the figures that are due, as `figures/<name>/epoch-0003.png` in the run directory, and logs them.
 
-    The checkpoint of the epoch is written before. A figure that fails is a warning. With `Curves` among the figures the
-    KL of each latent is kept as `kl_per_dimension.csv`, with `ClassMse` the table of the test as `class_mse.csv`.
+    Figures are drawn after the checkpoint of the epoch is written. If a figure fails, a warning is logged. `Curves`
+    also writes the KL of each latent dimension to `kl_per_dimension.csv`, and `ClassMse` writes the squared error of
+    each class in the test split to `class_mse.csv`.
 
     Args:
-        figures: what to draw.
+        figures: the figures to draw.
     """
 
     def __init__(self, figures: Sequence[Figure]) -> None:
@@ -40,11 +41,11 @@ class DrawFigures(Callback):
         self.module, self.folder = pl_module, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where a resumed training begins: that epoch was drawn before, unless it was interrupted."""
+        """Store the epoch from which training resumes; its figures exist, unless drawing was interrupted."""
         self.begun = self.module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the epoch before, which has its checkpoint by now."""
+        """Draw the figures of the previous epoch, whose checkpoint has been written."""
         self.keep_kl(trainer)
         epoch = self.module.epoch
         due = [each for each in self.figures if epoch and each.is_due(epoch, last=False)]
@@ -53,22 +54,22 @@ class DrawFigures(Callback):
         self.draw(trainer, due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last epoch."""
+        """Draw the figures of the last epoch."""
         self.keep_kl(trainer)
         self.draw(trainer, [each for each in self.figures if each.is_due(self.module.epoch, last=True)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what is drawn of the weights that were tested."""
+        """Draw the figures of the tested weights."""
         self.draw(trainer, [each for each in self.figures if each.after_test])
 
     def draw(self, trainer: Trainer, figures: Sequence[Figure]) -> None:
-        """Draw figures in the process of rank 0, save them and show them to the loggers."""
+        """Draw, save and log figures in the process of rank 0."""
         if not trainer.is_global_zero:
             return
         history = partial(loggers.read_history, self.folder)
         view = View(self.module.vae, trainer.datamodule, self.module.epoch, history)  # type: ignore[attr-defined]
         for each in figures:
-            # what is drawn of a test has the precision of the test
+            # figures of the test use the precision of the test
             precision = trainer.precision_plugin.forward_context() if each.after_test else nullcontext()
             with warned(each.name, view.epoch), precision:
                 if trainer.testing and isinstance(each, ClassMse):
@@ -77,11 +78,11 @@ class DrawFigures(Callback):
                 loggers.show(trainer.loggers, f"figures/{each.name}", self.file(each), trainer.global_step)
 
     def file(self, figure: Figure) -> Path:
-        """Return where in the run's directory the figure of this epoch lies."""
+        """Return the path of a figure of this epoch."""
         return self.folder / "figures" / figure.name / f"epoch-{self.module.epoch:04d}.png"
 
     def keep_kl(self, trainer: Trainer) -> None:
-        """Add a row to `kl_per_dimension.csv` where the KL of each dimension is known."""
+        """Add a row to `kl_per_dimension.csv` if the KL of each latent dimension is known."""
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
@@ -89,15 +90,15 @@ class DrawFigures(Callback):
             for name, values in self.module.vectors.items()
             for stage, layer in re.findall(r"^(\w+)/kl_?(layer\d+|)_per_dimension$", name)
             for number, value in enumerate(values)
-        }  # train/0, or train/layer1/0 where there are several layers
+        }  # train/0, or train/layer1/0 with several stochastic layers
         with warned("curves", self.module.epoch):
-            table = loggers.Curves(self.folder / loggers.KL_FILE)  # which writes on rank 0 alone
+            table = loggers.Curves(self.folder / loggers.KL_FILE)  # writes only on rank 0
             table.log_metrics({"epoch": self.module.epoch, **found}, step=trainer.global_step)
 
 
 @contextmanager
 def warned(name: str, epoch: int) -> Iterator[None]:
-    """Turn what goes wrong with the figure of an epoch into a warning of one line."""
+    """Log an error in a figure as a warning of one line."""
     try:
         yield
     except Exception as error:
@@ -107,7 +108,7 @@ def warned(name: str, epoch: int) -> Iterator[None]:
 
 
 def write_table(path: Path, means: ClassMeans, names: Sequence[str]) -> None:
-    """Write `class_mse.csv`: class, name, images, mse; a class without images has no mse."""
+    """Write `class_mse.csv` with the columns class, name, images and mse; mse is empty for a class without images."""
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(["class", "name", "images", "mse"])

@@ -1,4 +1,4 @@
-"""Loggers: where the one row of numbers goes that the module gives for each epoch, and who is shown the figures."""
+"""Loggers of metrics and figures; the module logs one row of metrics per epoch."""
 
 import csv
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class _Rows(Logger):
-    """Takes the row of an epoch; numbers of no epoch, and the settings, are kept elsewhere."""
+    """Base of loggers for the rows of epochs; other metrics and hyperparameters are ignored."""
 
     name = version = ""
 
@@ -43,14 +43,14 @@ class _Rows(Logger):
 
     @abstractmethod
     def add(self, row: dict[str, Any], step: int | None) -> None:
-        """Take the row of `row["epoch"]`."""
+        """Log the metrics of the epoch `row["epoch"]`."""
 
 
 class Curves(_Rows):
-    """Keeps `metrics.csv`: one row an epoch, whole after each; an epoch that is run again replaces its row.
+    """Writes one row per epoch to a CSV file, which is complete after each epoch.
 
     Args:
-        path: of the file; rows of earlier epochs that are there already stay.
+        path: the CSV file. If it exists, the rows of earlier epochs are kept, and those of later epochs are removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,10 +67,10 @@ class Curves(_Rows):
 
 
 class Lines(_Rows):
-    """Prints every `every`-th epoch and the last as a line, for where there is no terminal to draw a bar on.
+    """Prints epochs as lines, for output without a progress bar.
 
     Args:
-        every: epochs from one line to the next.
+        every: number of epochs from one line to the next; the first and the last epoch are always printed.
         epochs: number of the last epoch.
     """
 
@@ -91,9 +91,9 @@ class Lines(_Rows):
 
 
 def is_special(name: str) -> bool:
-    """Tell whether a number is one of an objective's own, or of a layer: `train/tc`, `val/kl_layer1`.
+    """Return whether a metric is a term of the objective, such as `train/tc`, or of a layer, such as `val/kl_layer1`.
 
-    Of the two stages that layers have it is validation.
+    The KL of a layer in training is excluded.
     """
     stage, _, term = name.partition("/")
     usual = term.removesuffix("_unnormalised") in USUAL
@@ -102,16 +102,16 @@ def is_special(name: str) -> bool:
 
 @contextmanager
 def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
-    """Tell loggers the settings of a run, and end what has to be ended with it.
+    """Log the hyperparameters of a run, and finish its wandb run on exit.
 
     Raises:
-        ConfigError: where a logger cannot begin, such as wandb online without an account.
-        DataError: where it cannot write.
+        ConfigError: if a logger cannot start, such as wandb online without an account.
+        DataError: if a logger cannot write.
     """
     with_wandb = any(isinstance(logger, WandbLogger) for logger in loggers)
     if with_wandb and open_wandb_run() is not None:
         raise ConfigError(
-            "logger: wandb has a run open in this process, which ours would go on in: wandb.finish() first"
+            "logger: this process has an open wandb run, which would be continued; call wandb.finish() first"
         )
     failed = 1
     try:
@@ -120,13 +120,13 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
                 logger.log_hyperparams(settings)
             except OSError as error:
                 raise DataError(f"logger: {type(logger).__name__} cannot write: {error}") from error
-            except Exception as error:  # each service has errors of its own
-                raise ConfigError(f"logger: {type(logger).__name__} cannot begin: {error}") from error
+            except Exception as error:  # each service raises its own errors
+                raise ConfigError(f"logger: {type(logger).__name__} cannot start: {error}") from error
         yield
         failed = 0
     finally:
         run = open_wandb_run()
-        if with_wandb and run is not None:  # the next run of this process is another one of wandb's, too
+        if with_wandb and run is not None:  # or a later run of this process would continue it
             run.finish(exit_code=failed)
 
 
@@ -135,7 +135,7 @@ def open_wandb_run() -> Any:
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a `metrics.csv` as they are written; none without a file."""
+    """Return the rows of a CSV file of `Curves` as strings; an empty list if it does not exist."""
     if not path.exists():
         return []
     try:
@@ -145,15 +145,15 @@ def read_curves(path: Path) -> list[dict[str, str]]:
             int(row["epoch"])
             _ = [float(value) for value in row.values() if value]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} is damaged: it must hold numbers, and those of an epoch in each row") from error
+        raise DataError(f"{path}: corrupt; expected one row of numbers per epoch") from error
     return rows
 
 
 def read_history(folder: Path) -> History:
-    """Return the epochs of the run in a folder, from its `metrics.csv` and `kl_per_dimension.csv`."""
+    """Return the history of a run from its `metrics.csv` and `kl_per_dimension.csv`."""
     rows = [{name: float(value) for name, value in row.items() if value} for row in read_curves(folder / "metrics.csv")]
     found = {int(row["epoch"]): row for row in read_curves(folder / KL_FILE)}
-    columns: dict[tuple[str, str], list[str]] = {}  # of each layer and stage, in the order of the latents
+    columns: dict[tuple[str, str], list[str]] = {}  # of each layer and stage, in the order of the latent dimensions
     for name in sorted({name for row in found.values() for name in row if "/" in name}, key=place):
         _, layer, stage, _ = place(name)
         columns.setdefault((layer, stage), []).append(name)
@@ -167,9 +167,10 @@ def read_history(folder: Path) -> History:
 
 
 def place(column: str) -> tuple[int, str, str, int]:
-    """Return the place of a column of `kl_per_dimension.csv`: length of the layer's name, it, stage, latent.
+    """Return the sort key of a column of `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
 
-    The length puts layer10 behind layer2. `train/0` is of an only layer, which has no name, `train/layer1/0` of others.
+    The length sorts layer10 after layer2. A column is called `train/0` if there is one stochastic layer, otherwise
+    `train/layer1/0`.
     """
     stage, *layers, number = column.split("/")
     layer = "".join(layers)
@@ -177,7 +178,7 @@ def place(column: str) -> tuple[int, str, str, int]:
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
-    """Give a PNG to every logger that takes images, as `name`; one that fails is a line in the log."""
+    """Log a PNG to every logger that supports images; if one fails, log a warning."""
     for logger in loggers:
         try:
             if isinstance(logger, TensorBoardLogger):
@@ -187,7 +188,7 @@ def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
                 logger.experiment.log_artifact(logger.run_id, str(file), name)
             elif isinstance(logger, CometLogger):
                 logger.experiment.log_image(str(file), name=name, step=step)
-            elif hasattr(logger, "log_image"):  # wandb's, and others that are like it
+            elif hasattr(logger, "log_image"):  # WandbLogger and loggers with the same method
                 logger.log_image(key=name, images=[str(file)], step=step)
-        except Exception as error:  # each service has errors of its own
-            log.warning("%s did not take %s: %s", type(logger).__name__, name, one_line(error))
+        except Exception as error:  # each service raises its own errors
+            log.warning("%s cannot log %s: %s", type(logger).__name__, name, one_line(error))

@@ -1,4 +1,4 @@
-"""The LightningModule: steps, sums, optimizer, scheduler. It knows neither the model's parts nor the data."""
+"""LightningModule that trains any `BaseVAE` with any objective, on any data."""
 
 from collections.abc import Callable, Iterable
 from math import isfinite
@@ -17,22 +17,24 @@ from vae_lab.objectives import Terms, elbo_terms
 from vae_lab.training.schedulers import Plateau
 from vae_lab.workarounds.lightning import QuickHookName
 
-UNNORMALISED = "_unnormalised"  # ends the names of numbers that no density is behind
+UNNORMALISED = "_unnormalised"  # suffix of metrics that do not come from a normalised density
 
 
 class VAEModule(QuickHookName, LightningModule):
-    """Trains a VAE, and reports ELBO, likelihood, KL and squared error in validation and test.
+    """Trains a VAE, and reports ELBO, log-likelihood, KL and squared error in validation and test.
 
-    Validation and test are at β = 1 with all constants, whatever the objective minimises, from one sample of z for each
-    image; `mse` is that of the reconstruction from the posterior's center. With a likelihood that is none, such as the
-    cross-entropy of grey values, all but the KL, the squared error and the loss is called `…_unnormalised`.
+    For any objective, the metrics of validation and test are at β = 1, include all constants and use one sample of z
+    per image. `mse` is the squared error of the reconstruction from the posterior mean. With an unnormalised
+    likelihood, such as the cross-entropy of grey values, all metrics except the KL, the squared error and the loss are
+    called `…_unnormalised`.
 
     Args:
         vae: the model.
-        objective: called with (vae, batch, step), returns the loss and terms per image (B,). One with weights of its
-            own, such as a discriminator, may have `optimizer_options`, such as `{"lr": 1e-4}`, for them.
-        optimizer: called with the parameters, returns an optimizer.
-        scheduler: called with the optimizer, returns a learning-rate scheduler that steps every epoch; None for none.
+        objective: called with (vae, batch, step); returns the loss and the terms of each image (B,). An objective with
+            weights, such as a discriminator, may define `optimizer_options` for them, such as `{"lr": 1e-4}`.
+        optimizer: called with the parameters; returns an optimizer.
+        scheduler: called with the optimizer; returns a learning-rate scheduler, which is stepped once per epoch. None
+            keeps the learning rate constant.
     """
 
     def __init__(
@@ -48,30 +50,31 @@ class VAEModule(QuickHookName, LightningModule):
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.sums = Sums()  # of the epoch in training
-        self.evaluation = Sums()  # of a validation or a test
-        self.terms: Terms = {}  # of the step in progress, to tell which one is not finite
-        self.numbers: dict[str, float] = {}  # since the last row: train/loss, val/elbo, …
-        self.vectors: dict[str, list[float]] = {}  # the same of what has a value for each latent: val/kl_per_dimension
-        self.epoch = 0  # how many the weights have seen
+        self.sums = Sums()  # of the current training epoch
+        self.evaluation = Sums()  # of the current validation or test
+        self.terms: Terms = {}  # of the current step, to name the one that is not finite
+        self.numbers: dict[str, float] = {}  # metrics since the last logged row: train/loss, val/elbo, …
+        self.vectors: dict[str, list[float]] = {}  # metrics with a value per latent dimension: val/kl_per_dimension
+        self.epoch = 0  # number of epochs that the weights were trained for
 
     @property
     def best_metric(self) -> str:
-        """Metric of a validation that tells the best checkpoint."""
+        """The validation metric that selects the best checkpoint."""
         if not self.vae.has_density:
             return "val/mse"
         return f"val/elbo{self.ending}"
 
     def trained(self) -> Iterable[Any]:
-        """Return the parameters to train, in groups where those of the objective have options of their own.
+        """Return the parameters to train; those of the objective form a second group if it has `optimizer_options`.
 
-        Lightning's automatic optimization, which clipping, accumulation and precision need, steps one optimizer.
+        All share one optimizer, because Lightning supports only one in automatic optimization, which gradient clipping,
+        gradient accumulation and mixed precision need.
         """
         options = getattr(self.objective, "optimizer_options", None)
         if not options:
             return self.parameters()
         if not isinstance(self.objective, torch.nn.Module):
-            raise ValueError("an objective with `optimizer_options` must be a torch.nn.Module, which holds its weights")
+            raise ValueError("an objective with `optimizer_options` must be a torch.nn.Module")
         return [{"params": self.vae.parameters()}, {"params": self.objective.parameters(), **options}]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -80,14 +83,14 @@ class VAEModule(QuickHookName, LightningModule):
             return optimizer
         scheduler = self.scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau) and not isinstance(scheduler, Plateau):
-            raise ValueError("torch's ReduceLROnPlateau does not say which loss it is for: take scheduler=plateau")
+            raise ValueError("ReduceLROnPlateau does not define which loss it monitors; use scheduler=plateau")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Do nothing: `on_train_epoch_end` does it, which has the epoch's numbers and comes before the checkpoint."""
+        """Do nothing; `on_train_epoch_end` steps the scheduler, after the metrics and before the checkpoint."""
 
     def on_train_epoch_start(self) -> None:
-        self.vectors = {}  # callbacks have seen those of the epoch before
+        self.vectors = {}  # the callbacks have read those of the previous epoch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, terms = self.objective(self.vae, batch, self.global_step)
@@ -97,23 +100,27 @@ class VAEModule(QuickHookName, LightningModule):
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Stop before a loss that is not finite reaches the weights."""
+        """Raise an error if the loss is not finite, before the weights change.
+
+        Raises:
+            NonFiniteError: if the loss is NaN or infinite.
+        """
         if not isfinite(loss.item()):
             wrong = [name for name, term in self.terms.items() if term.dim() == 1 and not torch.isfinite(term).all()]
             raise NonFiniteError(
-                f"{', '.join(wrong)} not finite at step {self.global_step} (epoch {self.current_epoch + 1}): "
-                "stopped before the weights changed; try a smaller optimizer.lr or trainer.gradient_clip_val"
+                f"{', '.join(wrong)}: not finite at step {self.global_step} (epoch {self.current_epoch + 1}), weights "
+                "unchanged; try a smaller optimizer.lr or set trainer.gradient_clip_val"
             )
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, as one row with what its validation gave, and step the scheduler."""
+        """Step the scheduler, and log the metrics of the epoch and its validation as one row."""
         self._log("train", self.sums)
         self.epoch = self.current_epoch + 1
         if self.scheduler is not None:
             self._step(self.lr_schedulers())
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch + 1, **self.numbers}, step=self.global_step)
-        self.numbers = {}  # an epoch without a validation has no numbers of one
+        self.numbers = {}  # an epoch without validation must not report those of an earlier one
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.evaluation.add(self.evaluate(batch))
@@ -127,26 +134,26 @@ class VAEModule(QuickHookName, LightningModule):
         self._log("test", self.evaluation)
 
     def evaluate(self, batch: Batch) -> Terms:
-        """Return `elbo`, `log_likelihood`, `kl` in nats and `mse` of each image (B,); a point has no ELBO, no KL.
+        """Return `elbo`, `log_likelihood` and `kl` in nats and `mse` of each image (B,).
 
-        `elbo_terms` says what else is there: the KL of each dimension, and of each layer.
+        A point posterior has no ELBO and no KL. `elbo_terms` adds the KL of each latent dimension and stochastic layer.
         """
         draw = self.vae.draw(batch)
         context = self.vae.context(batch)
-        # the layers of a hierarchy may depend on samples of one another
+        # in a hierarchical VAE, layers may depend on samples of one another
         q = self.vae.encode(batch.input, context) if isinstance(draw.q, tuple) else draw.q
         mean = self.vae.reconstruct(q, context).mean
         return {**self.labelled(elbo_terms(draw)), "mse": squared_error(mean, batch.target)}
 
     def labelled(self, terms: Terms) -> Terms:
-        """Return terms under the names that they are reported by."""
+        """Return terms by the names under which they are logged."""
         return {name if name.startswith("kl") else name + self.ending: term for name, term in terms.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.epoch = checkpoint["epoch"] + 1 if checkpoint["global_step"] else 0
 
     def _step(self, scheduler: Any) -> None:
-        self.numbers["train/lr"] = scheduler.optimizer.param_groups[0]["lr"]  # of the epoch that has ended
+        self.numbers["train/lr"] = scheduler.optimizer.param_groups[0]["lr"]  # of the epoch just completed
         if not isinstance(scheduler, Plateau):
             scheduler.step()
         elif scheduler.monitor == "training":
@@ -154,7 +161,7 @@ class VAEModule(QuickHookName, LightningModule):
         else:
             names = [f"val/{name}{self.ending}" for name in ("elbo", "log_likelihood")]
             found = [self.numbers[name] for name in names if name in self.numbers]
-            if found:  # none in an epoch without a validation
+            if found:  # empty in an epoch without validation
                 scheduler.step(-found[0])
 
     def _log(self, stage: str, sums: Sums) -> None:
@@ -164,8 +171,8 @@ class VAEModule(QuickHookName, LightningModule):
         numbers = {f"{stage}/{name}": mean for name, mean in means.items() if not isinstance(mean, list)}
         wrong = [name.partition("/")[2] for name, mean in numbers.items() if not isfinite(mean)]
         if wrong:
-            raise NonFiniteError(f"{stage}/{', '.join(wrong)} not finite after step {self.global_step}")
+            raise NonFiniteError(f"{stage}/{', '.join(wrong)}: not finite after step {self.global_step}")
         self.numbers |= numbers
         self.vectors |= {f"{stage}/{name}": mean for name, mean in means.items() if isinstance(mean, list)}
-        # for callbacks and the bar; the loggers get the row of an epoch as a whole
+        # for callbacks and the progress bar; the loggers get one row per epoch
         self.log_dict(numbers, logger=False, prog_bar=stage == "val")

@@ -1,4 +1,4 @@
-"""Schedulers of the learning rate; they step once an epoch."""
+"""Learning-rate schedulers, stepped once per epoch."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -12,7 +12,13 @@ from vae_lab.checks import checked
 
 
 class Step(MultiStepLR):
-    """Multiplies the learning rate by `gamma` after each of the epochs in `milestones`."""
+    """Multiplies the learning rate by `gamma` after each epoch in `milestones`.
+
+    Args:
+        optimizer: the optimizer whose learning rate is scheduled.
+        milestones: epochs after which the learning rate changes.
+        gamma: factor, greater than 0.
+    """
 
     @checked
     def __init__(self, optimizer: Optimizer, milestones: Sequence[PositiveInt], gamma: PositiveFloat = 0.1) -> None:
@@ -20,7 +26,13 @@ class Step(MultiStepLR):
 
 
 class Cosine(CosineAnnealingLR):
-    """Lowers the learning rate to `eta_min` over `T_max` epochs, along half a cosine."""
+    """Lowers the learning rate to `eta_min` over `T_max` epochs, along half a cosine.
+
+    Args:
+        optimizer: the optimizer whose learning rate is scheduled.
+        T_max: number of epochs.
+        eta_min: final learning rate.
+    """
 
     @checked
     def __init__(self, optimizer: Optimizer, T_max: NonNegativeInt, eta_min: NonNegativeFloat = 0.0) -> None:  # noqa: N803
@@ -28,18 +40,19 @@ class Cosine(CosineAnnealingLR):
 
 
 class Plateau(ReduceLROnPlateau):
-    """Lowers the learning rate when an epoch's loss has stopped falling.
+    """Lowers the learning rate when the loss stops falling.
 
     Args:
-        optimizer: whose learning rate it is.
-        monitor: `training` for the mean loss of the epoch; `validation` for minus the validation's ELBO, or its
-            log-likelihood where there is no ELBO. An epoch without a validation then does not count.
-        factor: by which the rate is multiplied, 0 < f < 1.
-        patience: epochs without a fall that are waited for.
-        threshold: nats by which the loss has to fall. It is no part of the loss, because losses of densities are of
-            either sign.
-        cooldown: epochs after a change in which none is counted.
-        min_lr: rate that is not gone below.
+        optimizer: the optimizer whose learning rate is scheduled.
+        monitor: `training` for the mean training loss of the epoch; `validation` for the negative ELBO of the
+            validation, or the negative log-likelihood if the model has no ELBO. With `validation`, epochs without
+            validation are not counted.
+        factor: factor of the learning rate, 0 < f < 1.
+        patience: number of epochs without improvement that are tolerated.
+        threshold: smallest decrease of the loss that counts as an improvement, in nats. It is absolute, not relative,
+            because the loss of a density can have either sign.
+        cooldown: number of epochs after a change during which no epochs are counted.
+        min_lr: lower bound of the learning rate.
     """
 
     @checked

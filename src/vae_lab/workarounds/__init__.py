@@ -1,7 +1,8 @@
-"""Workarounds for Hydra, Lightning and torch, and the one switch for all of them.
+"""Workarounds for Hydra, Lightning and torch, with one switch for all of them.
 
-Each says what it costs to go without it, and has a name: `VAE_LAB_WITHOUT=onednn,profiler` in the environment switches
-these two off, `VAE_LAB_WITHOUT=all` every one. None of them changes a result beyond rounding.
+Each has a name, and its docstring states the cost of doing without it. The environment variable
+`VAE_LAB_WITHOUT=onednn,profiler` disables these two, `VAE_LAB_WITHOUT=all` all of them. Results change by rounding at
+most.
 """
 
 import os
@@ -10,14 +11,14 @@ from contextlib import contextmanager
 
 
 def enabled(name: str) -> bool:
-    """Tell whether a workaround is switched on."""
+    """Return whether a workaround is enabled."""
     off = os.environ.get("VAE_LAB_WITHOUT", "").split(",")
     return name not in off and "all" not in off
 
 
 @contextmanager
 def variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable for a while, or remove it where the value is None."""
+    """Set an environment variable temporarily, or unset it if the value is None."""
     before = os.environ.pop(name, None)
     os.environ.update({} if value is None else {name: value})
     try:

@@ -1,8 +1,8 @@
-"""Workaround for torch's float32 matrix products on AMD processors: `onednn` multiplies them by oneDNN.
+"""`onednn`: compute float32 matrix products on AMD processors with oneDNN.
 
-torch multiplies float32 matrices on a CPU by MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
-ships for convolutions and for bfloat16, uses it on all of them. Without this, an epoch of a small MLP takes about 1.4
-times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ by rounding only.
+On a CPU, torch multiplies float32 matrices with MKL, which uses AVX-512 only on Intel processors. oneDNN, which torch
+includes for convolutions and bfloat16, uses it on all processors. Without this workaround, an epoch of a small MLP
+takes about 1.4 times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ only by rounding.
 """
 
 from pathlib import Path
@@ -14,20 +14,22 @@ from torch.autograd import forward_ad
 
 from vae_lab.workarounds import enabled
 
-SMALLEST = 2_000_000  # multiplications from which on the gain exceeds the cost of a call
+SMALLEST = 2_000_000  # number of multiplications at which the gain exceeds the cost of a call
 
 
 def is_faster() -> bool:
-    """Tell whether oneDNN is there and the processor has AVX-512 that MKL leaves unused."""
+    """Return whether oneDNN is available and the processor has AVX-512 instructions that MKL does not use."""
     private = (torch.ops.mkldnn, "_linear_pointwise"), (torch._C, "_are_functorch_transforms_active")
-    if not all(hasattr(*name) for name in (*private, (forward_ad, "_current_level"))):  # another version of torch
+    if not all(
+        hasattr(*name) for name in (*private, (forward_ad, "_current_level"))
+    ):  # a torch version with a different private API
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
         with Path("/proc/cpuinfo").open() as file:
             return "AuthenticAMD" in file.read(500)
-    except OSError:  # another operating system, which does not tell the vendor
+    except OSError:  # not Linux: the vendor is unknown
         return False
 
 
@@ -35,7 +37,7 @@ FASTER = is_faster()
 
 
 def use(module: nn.Module) -> None:
-    """Turn every `torch.nn.Linear` of a module, users' own included, into `Linear`, in place, where that is faster."""
+    """Replace every `torch.nn.Linear` in a module by `Linear`, in place, if that is faster."""
     if FASTER and enabled("onednn"):
         for layer in module.modules():
             if type(layer) is nn.Linear:
@@ -43,12 +45,12 @@ def use(module: nn.Module) -> None:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b (N, O) of x (N, I), W (O, I) and b (O,), all float32."""
+    """Return x Wᵀ + b (N, O) for x (N, I), W (O, I) and b (O,), all float32."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-# an operator under a name of its own: torch.compile takes oneDNN's only with weights that never change
-if not hasattr(torch.ops.vae_lab, "product"):  # this file may be reloaded
+# a separate operator, because torch.compile supports that of oneDNN only with constant weights
+if not hasattr(torch.ops.vae_lab, "product"):  # defined already if this module is reloaded
     library = torch.library.Library("vae_lab", "FRAGMENT")
     library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     library.impl("product", product, "CPU")
@@ -58,7 +60,7 @@ if not hasattr(torch.ops.vae_lab, "product"):  # this file may be reloaded
 
 
 class Product(torch.autograd.Function):
-    """`product` with its derivatives, which are products, too."""
+    """`product` with its derivatives, which are also products."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,7 +79,7 @@ class Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`, by oneDNN for large float32 matrices on a CPU; traced and exported as torch's own."""
+    """`torch.nn.Linear` that uses oneDNN for large float32 matrices on a CPU; tracing and export see the original."""
 
     def forward(self, x: Tensor) -> Tensor:
         if (
@@ -87,10 +89,10 @@ class Linear(nn.Linear):
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and len(x) * self.weight.numel() >= SMALLEST
-            and not torch.is_autocast_enabled("cpu")  # torch's own products in bfloat16 are by oneDNN
+            and not torch.is_autocast_enabled("cpu")  # torch already uses oneDNN for bfloat16
             and bool(torch.backends.mkldnn.enabled)
             and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0  # forward-mode derivatives are torch's as well
+            and forward_ad._current_level < 0  # no forward-mode derivatives
         ):
             return Product.apply(x, self.weight, self.bias)
         return super().forward(x)
