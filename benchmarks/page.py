@@ -1,8 +1,9 @@
-"""Make docs/benchmarks.md from what `bench.py` has measured: `python benchmarks/page.py`."""
+"""Write docs/benchmarks.md from the results of `bench.py`: `python benchmarks/page.py`."""
 
 import json
 from pathlib import Path
 from statistics import mean
+from textwrap import fill
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -11,17 +12,18 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 INTRODUCTION = """\
 # Benchmarks
 
-This page is made from `benchmarks/results.json`. `make bench` measures the most important rows anew and makes the page
-for your machine in a few minutes, `make bench ROWS=` all of them in twenty. Rows in which vae_lab loses stay in.
+This page is generated from `benchmarks/results.json`. `make bench` measures the most important rows on your machine and
+generates the page in a few minutes; `make bench ROWS=` measures all rows in twenty. Rows in which vae_lab is slower are
+not omitted.
 
 **Measured on** {machine}; {when}, revision {revisions}, {data}.
 
-The yardstick is a bare PyTorch loop ([benchmarks/bare.py](../benchmarks/bare.py)) with nothing of vae_lab in it: the
-same initial weights, 54,000 images in memory as bytes, a random permutation and one index for each batch, the KL in
-closed form, `binary_cross_entropy_with_logits`, fused Adam, the same number of threads, neither Lightning nor
-torch.distributions. Against it stands the ordinary `train` with its curves, checkpoints and checks, and a progress bar
-that is drawn where nobody sees it.
-Both train in one process, in turns, an epoch each; a ratio is the median over all epochs.
+The baseline is a bare PyTorch loop ([benchmarks/bare.py](../benchmarks/bare.py)) that uses neither vae_lab nor
+Lightning nor torch.distributions. It has the same initial weights and number of threads, 54,000 images in memory as
+bytes, a random permutation and one indexing call for each batch, the KL in closed form,
+`binary_cross_entropy_with_logits` and fused Adam. It is compared with the ordinary `train`, including curves,
+checkpoints, checks and a progress bar whose output is discarded. Both train in one process and alternate after each
+epoch; a ratio is the median over all epochs.
 """
 
 MORE = ("parts", "start", "growth", "numbers", "figures")
@@ -31,25 +33,26 @@ SPEED = """\
 
 {table}
 
-A ratio below 1 is faster than the bare loop, which is always in float32, eager. Its networks are torch's own modules;
-`mlp` is 784-500-500-2·20 and mirrored in batches of 128, `conv` is `conv_pooled` in batches of 50. "Validation" is the
-ratio of seconds of a validation's 6,000 images.{more}
+A ratio below 1 is faster than the bare loop, which always runs in float32 without compilation. `mlp` is
+784-500-500-2·20 with a mirrored decoder and batches of 128, `conv` is `conv_pooled` with batches of 50. "Validation" is
+the ratio for the 6,000 validation images. "At most" is the ratio that vae_lab promises.{more}
 """
 
 FASTER = """
-The linear layers are why it can be faster than the loop: torch multiplies float32 matrices on a CPU by MKL, which
-leaves the AVX-512 instructions of AMD's processors unused; on those ours multiply by oneDNN
-([onednn.py](../src/vae_lab/workarounds/onednn.py)). Elsewhere they are torch's, as in the row "torch's linear layer",
-where it is there. All other rows in float32 have this gain, and `conv` that of convolutions whose channels lie side by
-side in memory (`channels_last`), which the bare loop leaves as torch makes them.
+The gain comes from the linear layers. torch multiplies float32 matrices on a CPU with MKL, which does not use the
+AVX-512 instructions of AMD processors. On these processors, vae_lab multiplies with oneDNN
+([onednn.py](../src/vae_lab/workarounds/onednn.py)); on all others it uses torch's layer, as in the row "torch's linear
+layer". All other rows in float32 have this gain. `conv` also gains from convolutions in the memory format
+`channels_last`, which the bare loop does not use.
 """
 
 PARTS = """\
 ## Where a step goes
 
-Microseconds of a step of `mlp`, medians, cut where Lightning calls its hooks, so that a little of its loop is in every
-part. "Batch" goes from the end of a step to the start of the next, "rest" is what lies between the other parts: loop
-and hooks, the sums for the curves, the gradients set to none, which the bare loop does in "backward".
+Median microseconds of a step of `mlp`. The phases are separated at Lightning's hooks, so each includes a little of
+Lightning's loop. "Batch" is the time from the end of a step to the start of the next. "Rest" is the time between the
+other phases: loop and hooks, the sums for the curves, and setting gradients to none, which the bare loop does in
+"backward".
 
 {table}
 """
@@ -57,9 +60,9 @@ and hooks, the sums for the curves, the gradients set to none, which the bare lo
 START = """\
 ## Start
 
-From the command to the end of the first step it takes {ours:.1f} s: {ratio:.2f} of the {imports:.1f} s of a script that
-imports torch, torchvision and pytorch_lightning and makes a Trainer (at most 1.25: {start_kept}). Reading and splitting
-MNIST is {loading:.2f} s of it (at most 0.3 s: {loading_kept}).
+The command takes {ours:.1f} s to the end of the first step. That is {ratio:.2f} times the {imports:.1f} s of a script
+that imports torch, torchvision and pytorch_lightning and creates a Trainer (at most 1.25: {start_kept}). It includes
+{loading:.2f} s for reading and splitting MNIST (at most 0.3 s: {loading_kept}).
 """
 
 GROWTH = """\
@@ -67,35 +70,36 @@ GROWTH = """\
 
 {table}
 
-Seconds of the fastest epoch with a small network, and the least memory after one, with 1, 2, 4 and 8 times {images:,}
-images of 784 bytes (within 10 %: {epochs_kept}). Over 200 epochs on `data=digits` the memory goes from {first:.0f} to
-{last:.0f} MB, {change:+.1%} (at most 2 %: {memory_kept}).
+Seconds of the fastest epoch with a small network, and the smallest memory after an epoch, with 1, 2, 4 and 8 times
+{images:,} images of 784 bytes (within 10 %: {epochs_kept}). Over 200 epochs on `data=digits`, the memory grows from
+{first:.0f} to {last:.0f} MB, {change:+.1%} (at most 2 %: {memory_kept}).
 """
 
 NUMBERS = """\
-## The same numbers
+## Equal results
 
-Compiling changes the loss of a batch, from the same weights and random numbers, by {compiled:.1e} nats at most (at most
-1e-4: {compiled_kept}). Over thousands of steps any rounding grows, and trainings differ as those of two seeds do.
+With the same weights and random numbers, compiling changes the loss of a batch by at most {compiled:.1e} nats (at most
+1e-4: {compiled_kept}). Rounding differences grow over thousands of steps, and then trainings differ as much as between
+two seeds.
 
-Test ELBO in nats of the best of {epochs} epochs of `mlp`, seeds 0, 1, …: {float32} in float32, {bf16} with
-`trainer.precision=bf16-mixed`; the means differ by {difference:+.2f} (at most 0.5: {bf16_kept}). The bare loop, whose
-random numbers are its own, has {bare:.2f} after the last.
+Test ELBO in nats of `mlp`, best of {epochs} epochs, seeds 0, 1, …: {float32} in float32, {bf16} with
+`trainer.precision=bf16-mixed`. The means differ by {difference:+.2f} (at most 0.5: {bf16_kept}). The bare loop, which
+has other random numbers, reaches {bare:.2f} after the last epoch.
 """
 
 FIGURES = """\
 ## Figures
 
-The default set of figures (`callbacks=default`) takes {drawn:.1f} s of a training of `mlp` over {epochs} epochs, which
-takes {seconds:.0f} s without: {share:.1%} (at most 5 %: {share_kept}). All other rows are without figures. Medians over
-the seeds, measured inside the training, from the start of a figure to its file.
+The default figures (`callbacks=default`) add {drawn:.1f} s to a training of `mlp` over {epochs} epochs, which takes
+{seconds:.0f} s without figures: {share:.1%} (at most 5 %: {share_kept}). All other rows are without figures. Medians
+over the seeds, measured during training from the start of a figure to its file.
 
 {table}
 """
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return the page; what was not measured is left out."""
+    """Return the page, without sections for what was not measured."""
     machine = results["machine"]
     device = (
         machine["accelerator"] or f"{machine['processor']}, {machine['threads']} threads, {machine['instructions']}"
@@ -122,16 +126,18 @@ def tables(results: dict[str, Any]) -> str:
         sections.append(numbers(results["numbers"]))
     if "figures" in results:
         sections.append(figures(results["figures"]))
-    return "\n".join(sections)
+    blocks = "\n".join(sections).rstrip().split("\n\n")
+    lines = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
+    return "\n\n".join(block if block.startswith(("#", "|")) else fill(block, **lines) for block in blocks) + "\n"
 
 
 def kept(holds: bool) -> str:
-    """Return the words for a promise."""
+    """Return whether a promise is kept, in words."""
     return "kept" if holds else "**not kept**"
 
 
 def speed(rows: dict[str, dict[str, Any]]) -> str:
-    """Return the section about seconds of an epoch."""
+    """Return the section on the seconds of an epoch."""
     cells = [
         (
             f"{name}<br>`{row['command'].removeprefix('python -m vae_lab.train ')}`",
@@ -146,14 +152,16 @@ def speed(rows: dict[str, dict[str, Any]]) -> str:
     ]
     heads = ("", "vae_lab", "bare loop", "ratio (range)", "at most", "validation, at most 1.10", "epochs")
     waited = [f"{row['warm_up']:.0f} s for {name}" for name, row in rows.items() if row["warm_up"] is not None]
-    warm_up = f" Compiling takes, once: {', '.join(waited)}; the epoch with it does not count." if waited else ""
+    warm_up = (
+        f" Compiling takes, once: {', '.join(waited)}; the epoch that includes it does not count." if waited else ""
+    )
     in_bf16 = [row["bare in bf16"] for row in rows.values() if row["bare in bf16"] is not None]
-    bf16 = f" In bfloat16 the bare loop itself takes {in_bf16[0]:.2f} of its time in float32." if in_bf16 else ""
+    bf16 = f" In bfloat16, the bare loop takes {in_bf16[0]:.2f} of its time in float32." if in_bf16 else ""
     return SPEED.format(table=table(heads, cells), more=bf16 + warm_up)
 
 
 def parts(found: dict[str, dict[str, float]]) -> str:
-    """Return the table of a step's parts."""
+    """Return the table of the phases of a step."""
     names = ["batch", "forward", "backward", "optimizer", "rest"]
     owners = {
         "bare": "bare loop",
@@ -168,7 +176,7 @@ def parts(found: dict[str, dict[str, float]]) -> str:
 
 
 def growth(found: dict[str, Any]) -> str:
-    """Return the section about growth."""
+    """Return the section on growth."""
     seconds, memory, images = found["seconds"], found["bytes"], found["images"]
     cells = []
     for times in seconds:
@@ -199,7 +207,7 @@ def growth(found: dict[str, Any]) -> str:
 
 
 def numbers(found: dict[str, Any]) -> str:
-    """Return the section about the numbers that come out."""
+    """Return the section on equal results."""
     difference = mean(found["bf16"]) - mean(found["float32"])
     return NUMBERS.format(
         compiled=found["compiled changes a loss by"],
@@ -213,7 +221,7 @@ def numbers(found: dict[str, Any]) -> str:
 
 
 def figures(found: dict[str, Any]) -> str:
-    """Return the section about what figures take."""
+    """Return the section on the time of figures."""
     rows = sorted(found["each"].items(), key=lambda row: -row[1])
     return FIGURES.format(
         epochs=found["epochs"],
@@ -226,7 +234,7 @@ def figures(found: dict[str, Any]) -> str:
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table in Markdown, the first column to the left and the others to the right."""
+    """Return a table in Markdown with the first column aligned left and the others right."""
     lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

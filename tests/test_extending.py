@@ -75,3 +75,12 @@ def test_its_parts_are_right(mine: Path) -> None:
     assert parts.Blur(3)(image)[0, 0, 2, 2].item() == pytest.approx(image[0, 0, 1:4, 1:4].mean().item())
     images, labels = parts.Squares(images=50, shape=(1, 16, 16)).read(train=True)
     assert torch.equal((images > 0).sum((1, 2, 3)), (labels + 2) ** 2)
+
+
+def test_its_importance_weighted_bound_runs() -> None:
+    (block,) = re.findall(r"```python\n(from math import log\n\n.*?)```", PAGE, re.DOTALL)
+    names: dict = {}
+    exec(block, names)
+    loss, terms = names["iwae"](make_vae(), make_batch(), 0)
+    assert loss.isfinite()
+    assert terms["iwae"].shape == (6,)

@@ -1,4 +1,4 @@
-"""The commands of the README, docs/components.md and docs/figures.md do what they say, on small data for an epoch."""
+"""The commands of the README, docs/compose.md and docs/figures.md do what they say, on small data for an epoch."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, make_batch, make_vae
+from conftest import ROOT
 from vae_lab import runs
 from vae_lab.cli.compose import CONF, compose
 from vae_lab.evaluate import evaluate
@@ -17,7 +17,7 @@ from vae_lab.report import report
 from vae_lab.train import train
 
 PAGES = {file.name: file.read_text() for file in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-README, COMPONENTS, FIGURES = (PAGES[name] for name in ("README.md", "components.md", "figures.md"))
+README, COMPOSE, FIGURES = (PAGES[name] for name in ("README.md", "compose.md", "figures.md"))
 
 
 def commands(page: str) -> list[str]:
@@ -27,8 +27,8 @@ def commands(page: str) -> list[str]:
 
 
 LATER = "outputs/first"  # in commands on a run that another has made
-COMMANDS = [line for line in commands(README + COMPONENTS) if LATER not in line]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for line in commands(README + COMPOSE) if LATER not in line]
+PYTHON = re.findall(r"```python\n(.*?)```", README + COMPOSE, re.DOTALL)
 SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme", "callbacks=none"]
 
 
@@ -98,10 +98,8 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict = {}
     for block in PYTHON:
         exec(block, names)
+    assert names["terms"]["elbo"].isfinite().all()
     assert names["reconstruction"].shape == (8, 1, 8, 8)
-    loss, terms = names["iwae"](make_vae(), make_batch(), 0)
-    assert loss.isfinite()
-    assert terms["iwae"].shape == (6,)
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:
@@ -125,7 +123,7 @@ def test_the_demo_trains_and_names_the_page(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_commands_of_every_page_are_run() -> None:
     """A page with commands is here, or has a test file of its own."""
-    here = {"README.md", "components.md", "figures.md"}
+    here = {"README.md", "compose.md", "figures.md"}
     assert {name for name, page in PAGES.items() if commands(page)} == here | {"extending.md", "experiments.md"}
 
 
@@ -133,21 +131,19 @@ def test_links_lead_somewhere() -> None:
     for name, page in PAGES.items():
         folder = ROOT if name == "README.md" else ROOT / "docs"
         for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", page):
-            assert (folder / link).exists(), f"{name}: {link}"
+            generated = name != "README.md" and link == "reference/components.md"  # a page of the site alone
+            assert generated or (folder / link).exists(), f"{name}: {link}"
 
 
 def test_it_is_short() -> None:
-    assert len(README.splitlines()) < 150
+    assert len(README.splitlines()) < 130
 
 
-def test_the_page_of_parts_has_every_part() -> None:
-    """Not one YAML is missing on the page, and the page names none that is not there."""
+def test_the_page_on_composing_names_no_component_that_does_not_exist() -> None:
+    """The reference of all components is generated from the YAML files."""
     groups = {
         folder.name: {file.stem for file in folder.glob("[!_]*.yaml")} for folder in CONF.iterdir() if folder.is_dir()
     }
-    written = {name for names in re.findall(r"`([^`\n]*)`", COMPONENTS) for name in re.split(r"[=.,\s]+", names)}
-    for group in groups.keys() - {"trainer"}:  # which is one part
-        assert groups[group] <= written, group
-    for group, name in re.findall(r"\b(\w+)=(\w+)", COMPONENTS):
+    for group, name in re.findall(r"\b(\w+)=(\w+)", COMPOSE):
         if group in groups:
             assert name in groups[group], f"{group}={name}"
