@@ -2,12 +2,13 @@
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+DOCS    := $(VENV)/.docs-ready
 PYTHON3 ?= python3
 ROWS    := mlp compiled bf16 parts start
 PYTEST   = $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all notebooks gallery bench lint format type clean
+.PHONY: help install demo test test-all lowest docs notebooks gallery bench lint format type clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +17,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON3) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	touch $@
 
 install: $(READY)  ## make .venv with vae_lab and its development tools
@@ -32,6 +37,9 @@ test-all: lint type  ## ruff, mypy and all tests
 
 notebooks: $(READY)  ## run the notebooks, and keep what they show as pages in outputs/notebooks
 	$(BIN)/jupyter nbconvert --to html --execute --output-dir outputs/notebooks notebooks/*.ipynb
+
+docs: $(DOCS)  ## build the documentation: open site/index.html
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 gallery: $(READY)  ## train the experiments of docs/experiments.md and draw docs/gallery, in an hour or more
 	$(BIN)/python docs/gallery.py
@@ -52,5 +60,5 @@ type: $(READY)  ## mypy, strict on src
 	$(BIN)/mypy
 
 clean:  ## remove .venv and every cache; outputs/ and data/ stay
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
-	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
+	find src tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
