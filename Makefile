@@ -2,11 +2,12 @@
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
+LOWEST  := .venv-lowest
 PYTHON3 ?= python3
 ROWS    := mlp compiled bf16 parts start
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test notebooks gallery bench lint format type clean
+.PHONY: help install demo test lowest notebooks gallery bench lint format type clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,18 @@ demo: $(READY)  ## train a small VAE on scikit-learn's digits, no download, and 
 
 test: lint type  ## ruff, mypy and pytest
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON3) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST) --no-deps --all-extras --resolution lowest-direct \
+	  --output-file $(LOWEST)/lowest.txt pyproject.toml
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --constraint $(LOWEST)/lowest.txt \
+	  --editable . --requirements pyproject.toml --all-extras --group dev
+	touch $@
+
+lowest: $(LOWEST)/.ready  ## pytest with the lowest versions that pyproject.toml allows, in .venv-lowest; use Python 3.11
+	$(LOWEST)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 notebooks: $(READY)  ## run the notebooks, and keep what they show as pages in outputs/notebooks
 	$(BIN)/jupyter nbconvert --to html --execute --output-dir outputs/notebooks notebooks/*.ipynb
@@ -48,5 +61,5 @@ type: $(READY)  ## mypy, strict on src
 	$(BIN)/mypy
 
 clean:  ## remove .venv and every cache; outputs/ and data/ stay
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
+	rm -rf $(VENV) $(LOWEST) dist .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
