@@ -346,11 +346,11 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
             ["callbacks=manifold", "latent_dim=1"],
             "callbacks.manifold: requires latent dimensions [0, 1], but latent_dim=1",
         ),
-        (["callbacks=[default,manifold]", "latent_dim=1"], "callbacks.manifold: needs"),
+        (["callbacks=[default,manifold]", "latent_dim=1"], "callbacks.manifold: requires"),
         (["callbacks=latent_map", "latent_dim=1"], "callbacks.latent_map: requires at least two latent dimensions"),
         (["callbacks=denoising"], "callbacks.denoising: requires noise"),
         (["callbacks=samples", "model=ae_mlp"], "callbacks.samples: an autoencoder has no prior"),
-        (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation: 12 is no class of Digits"),
+        (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation: unknown class '12' of Digits"),
         (["callbacks.interpolation.labels=[1]"], "callbacks.interpolation.labels=[1]: must be a list of length 2"),
         (["callbacks.samples.n=1.5"], "callbacks.samples.n=1.5: must be a whole number"),
         (["callbacks.samples.every_n_epochs=0"], "callbacks.samples.every_n_epochs=0: must be greater than 0"),
@@ -550,7 +550,7 @@ def test_tsne_is_seeded_and_says_its_parameters(view: View) -> None:
     ]
     assert np.array_equal(*places)
     figure = figures.Tsne(n=90, iterations=250, perplexity=12.0).draw(view)
-    assert "90 test images: perplexity 12, pca start, 250 iterations, seed 0" in " ".join(
+    assert "90 test images, with perplexity 12, PCA initialisation, 250 iterations and seed 0." in " ".join(
         " ".join(words(figure)).split()
     )
     figures.Tsne(n=5, iterations=250).draw(view)  # a perplexity of 30 needs more points than that

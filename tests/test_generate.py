@@ -169,10 +169,10 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
     [
         (["figure=smples"], ConfigError, "figure=smples: unknown figure; did you mean 'samples'?"),
         (["figure=[samples,3]"], ConfigError, "figure=3: unknown figure"),
-        (["labels=[12]"], ConfigError, "labels: 12 is no class of Digits: there are 0, 1"),
-        (["labels=[cat]", "format=npz"], ConfigError, "labels: cat is no class"),
+        (["labels=[12]"], ConfigError, "labels: unknown class '12' of Digits; expected a number from 0 to 9"),
+        (["labels=[cat]", "format=npz"], ConfigError, "labels: unknown class 'cat'"),
         (["figure=interpolation", "labels=[1]"], ConfigError, "interpolation: labels=[1]: must be a list of length 2"),
-        (["figure=manifold", "figures.manifold.dimensions=[0,3]"], ConfigError, "and latent_dim is 3"),
+        (["figure=manifold", "figures.manifold.dimensions=[0,3]"], ConfigError, "but latent_dim=3"),
         (["format=jpg"], ConfigError, "format=jpg: must be npz or png"),
         (["n=0"], ConfigError, "n=0: must be"),
         (["seed=-1"], ConfigError, "seed=-1: must be"),

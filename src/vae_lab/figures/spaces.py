@@ -73,16 +73,14 @@ class Tsne(Figure):
         from sklearn.manifold import TSNE
 
         codes = view.codes(self.n)
-        perplexity = min(
-            self.perplexity, (len(codes.label) - 1) / 3
-        )  # scikit-learn requires fewer neighbours than images
+        perplexity = min(self.perplexity, (len(codes.label) - 1) / 3)  # must be less than the number of images
         start = "pca" if view.latent_dim > 1 else "random"
         method = TSNE(perplexity=perplexity, init=start, max_iter=self.iterations, random_state=self.seed)
         places = torch.from_numpy(method.fit_transform(codes.mean.numpy()))
         caption = (
-            f"t-SNE of the {view.where} of {len(places):,} test images, with perplexity {perplexity:g}, {start} "
-            f"initialisation, {self.iterations} iterations and seed {self.seed}. Only neighbourhoods are meaningful, "
-            "not the sizes of clusters or the distances between them."
+            f"t-SNE of the {view.where} of {len(places):,} test images, with perplexity {perplexity:g}, "
+            f"{start.replace('pca', 'PCA')} initialisation, {self.iterations} iterations and seed {self.seed}. Only "
+            "neighbourhoods are meaningful, not the sizes of clusters or the distances between them."
         )
         title = Title("Latent space by t-SNE", view.name, caption)
         return charts.points(places, codes.label, view.class_names, title)
