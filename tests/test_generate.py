@@ -190,7 +190,7 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["figures.samples=3"], ConfigError, "figures.samples: unknown figure"),
         (["figures.samples._target_=torch.nn.Identity"], ConfigError, "must derive from vae_lab.figures.Figure"),
         (["+figures.more={_target_: torch.nn.Identity}"], ConfigError, "figures.more._target_=torch.nn.Identity: must"),
-        (["figure=curves", "labels=[3]"], ConfigError, "labels=[3]: not an option of the figures curves"),
+        (["figure=curves", "labels=[3]"], ConfigError, "labels=[3]: not an option of curves"),
         (["figure=samples", "n=100000000"], ConfigError, "figure=samples: n=100000000: must be at most 10000"),
         (["data.classes=3"], ConfigError, "data.classes=3: must be at least 10"),
         (["data.shape=3"], ConfigError, "data.shape=3: must be [1, 8, 8]"),

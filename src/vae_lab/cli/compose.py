@@ -22,9 +22,8 @@ from vae_lab.errors import ConfigError
 from vae_lab.workarounds.hydra import share_config_store
 
 PACKAGE = Path(__file__).resolve().parents[1]
-CONF = next(
-    path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir()
-)  # in a wheel, in a checkout
+# in a wheel or in a checkout
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if path.is_dir())
 
 
 def run_dir(resume: str | None, parent: str) -> str:

@@ -28,9 +28,7 @@ COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures t
 def run(config: DictConfig, *_: object) -> list[Path]:
     found = Path(config.run)
     stored = directory.stored_config(found)
-    if OmegaConf.is_interpolation(
-        config.data, "seed"
-    ):  # `data` selects other data, whose seed is that of the run and not of the figures
+    if OmegaConf.is_interpolation(config.data, "seed"):  # other data take the seed of the run, not of the figures
         config.data.seed = stored.seed
     OmegaConf.resolve(config)
     offered = known(config, stored)
@@ -104,7 +102,7 @@ def figures(
     useless = common.keys() - {key for drawing in drawings.values() for key in drawing.options(view)}
     if useless and drawings and config.format is None:
         key = min(useless)
-        raise ConfigError(f"{key}={common[key]}: not an option of the figures {', '.join(drawings)}")
+        raise ConfigError(f"{key}={common[key]}: not an option of {', '.join(drawings)}")
     if not by_name:
         _ = view.label  # reads the data, so that an error in them is not taken for a figure that does not fit
     for name, drawing in drawings.items():

@@ -58,7 +58,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
                 "use python -m vae_lab.train"
             )
         last = path / "checkpoints" / "last.ckpt"
-        if begun := last.exists():
+        if resuming := last.exists():
             trained = checkpoints.restore(module, last)["epoch"] + 1
             if trained > config.trainer.max_epochs:
                 raise ConfigError(
@@ -70,25 +70,25 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         for name, figure in figures.items():
             with blame(f"callbacks.{name}"):
                 figure.check(view)
-        if not begun:
+        if not resuming:
             start_from_data(module, data)
         made_with = directory.provenance()
         directory.create(path, config, overrides, {**made_with, "model": module.vae.name, "center": view.center})
 
-        say, settings = rank_zero_only(log.info), OmegaConf.to_container(config, resolve=True)
+        info, settings = rank_zero_only(log.info), OmegaConf.to_container(config, resolve=True)
         with (
             directory.recorded(path),
             blame("trainer", only_lightning=True),
             loggers.in_use(trainer.loggers, settings),
         ):
             weights, images = sum(weight.numel() for weight in module.parameters()), len(data.train or ())
-            say(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
+            info(f"{weights:,} parameters, {images:,} training images, on {trainer.strategy.root_device}")
             if left_out:
                 rank_zero_only(log.warning)(f"skipped figures: {left_out}")
             with compiled.compiling() if config.compile else nullcontext():
-                trainer.fit(module, data, ckpt_path=last if begun else None, weights_only=True)
-            if not begun and trainer.global_step == 0:
-                say("no training steps")
+                trainer.fit(module, data, ckpt_path=last if resuming else None, weights_only=True)
+            if not resuming and trainer.global_step == 0:
+                info("no training steps")
                 trainer.save_checkpoint(last)
 
             checkpoint = checkpoints.find(path / "checkpoints", "last" if monitor is None else "best")
@@ -110,9 +110,9 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
             }
             with directory.writable(path):  # metrics.json marks the run as completed
                 rank_zero_only(directory.write_json)(path / "metrics.json", metrics)
-            say(table(module.numbers))
+            info(table(module.numbers))
             page = page_of(path) if trainer.is_global_zero else None
-            say(f"results: {relative(path)}" + (f"; open {relative(page)}" if page else ""))
+            info(f"results: {relative(path)}" + (f"; open {relative(page)}" if page else ""))
     return Run(path, config, module.eval(), data, metrics)
 
 

@@ -49,10 +49,8 @@ def build_module(config: DictConfig) -> VAEModule:
         if not isinstance(head, Head):
             raise ConfigError(f"{group}._target_={config[group]._target_}: must derive from vae_lab.Head")
     encoder, decoder = (blamed(build(config, group), group) for group in ("encoder", "decoder"))
-    kind, make = (
-        part("vae", config.vae),
-        build(config, "vae", _partial_=True),
-    )  # instantiate() would convert the dataclass Parts to a dictionary
+    # partial, because instantiate() would convert the dataclass Parts to a dictionary
+    kind, make = part("vae", config.vae), build(config, "vae", _partial_=True)
     parts = Parts(encoder, decoder, posterior, likelihood, prior, image, config.latent_dim)
     other = isinstance(kind, type) and not issubclass(kind, BaseVAE)
     with blame("vae"):

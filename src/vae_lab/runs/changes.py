@@ -55,9 +55,9 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             continue
         figure = key.startswith("callbacks.") and is_figure(OmegaConf.select(stored, ".".join(key.split(".")[:2])))
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
+            allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
             raise ConfigError(
-                f"{key}: cannot change on resume; only {', '.join(MAY_CHANGE)} (except trainer.precision) and options "
-                "of the run's figures can"
+                f"{key}: cannot change on resume; only {allowed} and options of figures can, except trainer.precision"
             )
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]

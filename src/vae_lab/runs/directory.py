@@ -65,11 +65,11 @@ def writable(path: Path) -> Iterator[None]:
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
     """Write log messages and tracebacks to `train.log`; also print messages if logging is not configured."""
-    root, ours = logging.getLogger(), logging.getLogger("vae_lab")
-    level, file = ours.level, logging.FileHandler(path / "train.log")
+    root, package = logging.getLogger(), logging.getLogger("vae_lab")
+    level, file = package.level, logging.FileHandler(path / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handlers: list[logging.Handler] = [file] if root.handlers else [file, logging.StreamHandler(sys.stdout)]
-    ours.setLevel(logging.INFO)
+    package.setLevel(logging.INFO)
     for handler in handlers:
         root.addHandler(handler)
     try:
@@ -78,7 +78,7 @@ def recorded(path: Path) -> Iterator[None]:
         write_traceback(path / "train.log", error)
         raise
     finally:
-        ours.setLevel(level)
+        package.setLevel(level)
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()

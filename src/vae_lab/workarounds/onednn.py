@@ -20,9 +20,8 @@ SMALLEST = 2_000_000  # number of multiplications at which the gain exceeds the 
 def is_faster() -> bool:
     """Return whether oneDNN is available and the processor has AVX-512 instructions that MKL does not use."""
     private = (torch.ops.mkldnn, "_linear_pointwise"), (torch._C, "_are_functorch_transforms_active")
-    if not all(
-        hasattr(*name) for name in (*private, (forward_ad, "_current_level"))
-    ):  # a torch version with a different private API
+    # another version of torch may not have these private names
+    if not all(hasattr(*name) for name in (*private, (forward_ad, "_current_level"))):
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
