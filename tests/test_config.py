@@ -38,6 +38,7 @@ def test_every_option_composes_and_builds(option: str) -> None:
     runs.build_data(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
 @pytest.mark.parametrize("images", [option for option in OPTIONS if option.startswith("data=")])
 def test_every_model_fits_every_data_set(option: str, images: str) -> None:

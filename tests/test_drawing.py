@@ -136,7 +136,7 @@ MODELS = {
 }
 
 
-FAST = ("noise and dropout", "with workers")
+FAST = ("noise and dropout",)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> No
             [finished.metrics[f"{stage}/{name}"] for stage in ("val", "test")], rel=1e-5
         )
     (revision,) = [row[1] for row in page.rows if row[0] == "revision"]
-    assert revision.startswith(finished.metrics["git/revision"] or "not from a checkout")
+    assert revision.startswith(finished.metrics["git/revision"] or "unknown (not a git checkout)")
     assert ("in no commit" in revision) == revision.split(" ")[0].endswith("-dirty")
     assert ["torch", finished.metrics["version/torch"]] in page.rows
 

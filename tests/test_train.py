@@ -40,6 +40,12 @@ def small(tmp_path: Path) -> Trainer:
     return run
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The small model without further options."""
+    return train([*SMALL, f"hydra.run.dir={tmp_path_factory.mktemp('plain') / 'run'}"])
+
+
 def weights(run: Run, checkpoint: str = "last") -> dict[str, torch.Tensor]:
     return runs.load(run.path, checkpoint).module.state_dict()
 
@@ -364,8 +370,8 @@ def test_a_run_keeps_its_precision(small: Trainer) -> None:
         ["decoder.init=xavier"],
     ],
 )
-def test_options_reach_the_training(small: Trainer, options: list[str]) -> None:
-    assert not same(weights(small(name="plain")), weights(small(*options, name="other")))
+def test_options_reach_the_training(small: Trainer, plain: Run, options: list[str]) -> None:
+    assert not same(weights(plain), weights(small(*options)))
 
 
 def test_several_processes_need_the_command_line(small: Trainer, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def small(searchpath: str, tmp_path: Path) -> Callable[..., Run]:
     return lambda name, *options: train([searchpath, *SMALL, f"hydra.run.dir={tmp_path / name}", *options])
 
 
-FAST = ("two layers", "conditional", "inverse autoregressive posterior")
+FAST = ("two layers", "conditional")
 
 
 @pytest.mark.parametrize(
