@@ -246,7 +246,7 @@ def test_what_lightning_refuses_in_the_training_is_one_line(option: str, said: s
             r"^encoder\.norm=GroupNorm\(8\): .* must be quoted, as in \"encoder\.norm='GroupNorm\(8\)'\"$",
         ),
         (["noise=null"], "^noise=null: expected <group>=<component>$"),
-        (["data=digits", "data.root=x"], "^unknown key 'data.root'$"),
+        (["data=digits", "data.root=x"], "^unknown key 'data.root'; --help lists the keys$"),
     ],
 )
 def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: str) -> None:

@@ -158,7 +158,7 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
                 shown, expected = (np.asarray(image.convert("L"), dtype=int) for image in (animation, figure))
             assert shown.shape == expected.shape
             assert np.abs(shown - expected).mean() < 3  # of 255: a GIF has 256 colours
-    with pytest.raises(DataError, match="contains 1 figures, but an animation needs at least 2"):
+    with pytest.raises(DataError, match="an animation needs at least 2 figures, but found 1"):
         generate([f"run={run.path}", "figure=curves", "animate=true"])
     with pytest.raises(DataError, match="contains 0 figures"):
         generate([f"run={run.path}", "figure=manifold", "animate=true"])

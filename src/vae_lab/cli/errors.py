@@ -95,7 +95,7 @@ def unknown_key(key: str, siblings: Iterable[Any]) -> str:
         names |= PRESETS
     hint = did_you_mean(name, sorted(each for each in names if not each.startswith("_")))
     hint = hint.replace("did you mean '", f"did you mean '{parent}{dot}")
-    return f"unknown key '{key}'{hint}"
+    return f"unknown key '{key}'{hint or '; --help lists the keys'}"
 
 
 def explain_syntax(override: str, text: str) -> str:

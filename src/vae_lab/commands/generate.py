@@ -177,7 +177,7 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         if len(epochs) < 2:
             if by_name:
                 raise DataError(
-                    f"{folder / name}: contains {len(epochs)} figures, but an animation needs at least 2; train with "
+                    f"{folder / name}: an animation needs at least 2 figures, but found {len(epochs)}; train with "
                     f"callbacks.{name}.every_n_epochs=1"
                 )
             continue
