@@ -271,7 +271,7 @@ class Transition(Grid):
     """
 
     look_for: ClassVar[str] = (
-        "Where does one class end and the other begin? As in `interpolation`, every step should look like a real image."
+        "Where does one class end and the other begin? As in interpolation, every step should look like a real image."
     )
     name: str = "transition"
     labels: Pair | None = None
