@@ -1,4 +1,4 @@
-"""The command `generate`: figures and samples of a finished run, from its directory alone."""
+"""The command `generate`: figures and samples of a completed run, from its run directory."""
 
 import shutil
 import subprocess
@@ -24,15 +24,15 @@ SMALL = ["encoder.hidden=[16]", "decoder.hidden=[16]", "callbacks=none", "traine
 
 
 @pytest.fixture
-def moved(digits_run: Run, tmp_path: Path) -> Path:
-    """A copy of the run at another place."""
+def run_dir(digits_run: Run, tmp_path: Path) -> Path:
+    """A copy of the run in another directory."""
     return Path(shutil.copytree(digits_run.path, tmp_path / "elsewhere" / "it"))
 
 
-def test_every_figure_is_drawn(moved: Path) -> None:
+def test_all_draws_every_figure(run_dir: Path) -> None:
     short = ["figures.tsne.n=60", "figures.tsne.iterations=250"]
-    files = generate([f"run={moved}", "figure=all", *short])
-    assert {file.relative_to(moved / "generated").stem for file in files} == {
+    files = generate([f"run={run_dir}", "figure=all", *short])
+    assert {file.relative_to(run_dir / "generated").stem for file in files} == {
         *("curves", "reconstructions", "denoising", "samples", "manifold", "interpolation", "transition"),
         *("traversals", "class_samples", "latent_map", "tsne", "latent_bars", "class_mse"),
     }
@@ -42,14 +42,14 @@ def test_every_figure_is_drawn(moved: Path) -> None:
 
 
 class Mine(figures.Samples):
-    """A figure of a user's own, with an option of its own."""
+    """User-defined figure with an additional option."""
 
     shade: PositiveFloat = 1.0
 
 
-def test_a_figure_of_the_users_own_is_found_with_its_options(tmp_path: Path) -> None:
-    own = "+callbacks.mine={_target_: test_generate.Mine, name: mine, n: 4, shade: 0.5}"
-    options = ["data=digits", *SMALL, "callbacks=none", own, f"hydra.run.dir={tmp_path / 'run'}"]
+def test_user_defined_figure_is_found_with_its_options(tmp_path: Path) -> None:
+    figure = "+callbacks.mine={_target_: test_generate.Mine, name: mine, n: 4, shade: 0.5}"
+    options = ["data=digits", *SMALL, "callbacks=none", figure, f"hydra.run.dir={tmp_path / 'run'}"]
     path = train(options).path
     (file,) = generate([f"run={path}", "figure=mine"])
     drawn = path / "figures" / "mine" / "epoch-0001.png"
@@ -57,15 +57,15 @@ def test_a_figure_of_the_users_own_is_found_with_its_options(tmp_path: Path) -> 
     (larger,) = generate([f"run={path}", "figure=mine", "figures.mine.n=9"])
     assert larger.read_bytes() != drawn.read_bytes()
     assert "mine.png" in {file.name for file in generate([f"run={path}", "figures.tsne=null"])}
-    for wrong, said in (
+    for override, message in (
         ("figures.mine.shade=0", "mine.shade=0: must be greater"),
         ("figures.our.n=1", "unknown figure"),
     ):
-        with pytest.raises(ConfigError, match=said):
-            generate([f"run={path}", "figure=mine", wrong])
+        with pytest.raises(ConfigError, match=message):
+            generate([f"run={path}", "figure=mine", override])
 
 
-def test_a_figure_is_the_one_that_the_options_describe(moved: Path, tmp_path: Path) -> None:
+def test_figure_options_are_applied(run_dir: Path, tmp_path: Path) -> None:
     options = [
         "figure=[samples,interpolation]",
         "n=9",
@@ -74,34 +74,34 @@ def test_a_figure_is_the_one_that_the_options_describe(moved: Path, tmp_path: Pa
         "seed=4",
         "figures.interpolation.steps=4",
     ]
-    samples, interpolation = generate([f"run={moved}", *options, f"out={tmp_path / 'out'}"])
+    samples, interpolation = generate([f"run={run_dir}", *options, f"out={tmp_path / 'out'}"])
     assert (samples, interpolation) == (tmp_path / "out" / "samples.png", tmp_path / "out" / "interpolation.png")
-    run = runs.load(moved)
+    run = runs.load(run_dir)
     view = run.view()
-    for drawing, file in (
+    for figure, file in (
         (figures.Samples(n=9, scale=3, seed=4), samples),
         (figures.Interpolation(labels=[2, 6], steps=4, scale=3, seed=4), interpolation),
     ):
-        figures.save(drawing.draw(view), tmp_path / "expected.png")
+        figures.save(figure.draw(view), tmp_path / "expected.png")
         assert file.read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
-def test_a_checkpoint_can_be_chosen(moved: Path, tmp_path: Path) -> None:
-    (first,) = generate([f"run={moved}", "format=npz"])
+def test_checkpoint_can_be_selected(run_dir: Path, tmp_path: Path) -> None:
+    (first,) = generate([f"run={run_dir}", "format=npz"])
     best = np.load(first)["mean"]
-    last = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     biases = [name for name in last["state_dict"] if name.startswith("vae.decoder") and name.endswith("bias")]
     last["state_dict"][biases[-1]] += 1
-    torch.save(last, moved / "checkpoints" / "last.ckpt")
-    (second,) = generate([f"run={moved}", "format=npz", "checkpoint=last"])
+    torch.save(last, run_dir / "checkpoints" / "last.ckpt")
+    (second,) = generate([f"run={run_dir}", "format=npz", "checkpoint=last"])
     logits = np.log(best / (1 - best)) + 1
     np.testing.assert_allclose(np.load(second)["mean"], 1 / (1 + np.exp(-logits)), atol=1e-4)
     with pytest.raises(DataError, match=r"epoch-0001\.ckpt: not found"):
-        generate([f"run={moved}", "figure=samples", "checkpoint=epoch-0001"])
+        generate([f"run={run_dir}", "figure=samples", "checkpoint=epoch-0001"])
 
 
-def test_samples_as_numbers_are_of_the_prior(moved: Path) -> None:
-    (file,) = generate([f"run={moved}", "format=npz", "n=1500", "seed=3"])
+def test_npz_samples_come_from_prior(run_dir: Path) -> None:
+    (file,) = generate([f"run={run_dir}", "format=npz", "n=1500", "seed=3"])
     with np.load(file) as found:
         assert found.keys() == {"z", "mean", "sample"}
         z, mean, sample = (torch.from_numpy(found[name]) for name in ("z", "mean", "sample"))
@@ -110,26 +110,26 @@ def test_samples_as_numbers_are_of_the_prior(moved: Path) -> None:
     assert abs(float(z.mean())) < 5 / 4500**0.5
     assert abs(float(z.var()) - 1) < 5 * (2 / 4500) ** 0.5
     with torch.no_grad():
-        expected = runs.load(moved).module.vae.decode(z).mean
+        expected = runs.load(run_dir).module.vae.decode(z).mean
     torch.testing.assert_close(mean, expected)
     assert set(sample.unique().tolist()) == {0.0, 1.0}
     assert ((sample - mean).mean(0).abs() < 5 * 0.5 / 1500**0.5).all()
-    again = generate([f"run={moved}", "format=npz", "n=1500", "seed=3"])
+    again = generate([f"run={run_dir}", "format=npz", "n=1500", "seed=3"])
     with np.load(again[0]) as found:
         assert np.array_equal(found["sample"], sample)
 
 
-def test_samples_of_classes_carry_their_labels(moved: Path) -> None:
-    (file,) = generate([f"run={moved}", "format=npz", "n=4", "labels=[7,1]"])
+def test_class_samples_have_their_labels(run_dir: Path) -> None:
+    (file,) = generate([f"run={run_dir}", "format=npz", "n=4", "labels=[7,1]"])
     with np.load(file) as found:
         assert found["label"].tolist() == [7] * 4 + [1] * 4
         assert found["z"].shape == (8, 3)
 
 
-def test_samples_as_images_are_the_same(moved: Path) -> None:
-    generate([f"run={moved}", "format=png", "n=30"])  # which do not stay among the others
-    (folder,) = generate([f"run={moved}", "format=png", "n=11", "labels=[5]"])
-    (numbers,) = generate([f"run={moved}", "format=npz", "n=11", "labels=[5]"])
+def test_png_samples_equal_npz_samples(run_dir: Path) -> None:
+    generate([f"run={run_dir}", "format=png", "n=30"])  # the next call deletes these files
+    (folder,) = generate([f"run={run_dir}", "format=png", "n=11", "labels=[5]"])
+    (numbers,) = generate([f"run={run_dir}", "format=npz", "n=11", "labels=[5]"])
     with np.load(numbers) as found:
         for name in ("mean", "sample"):
             files = sorted((folder / name).iterdir())
@@ -139,7 +139,7 @@ def test_samples_as_images_are_the_same(moved: Path) -> None:
                     assert np.abs(np.asarray(image.convert("L")) / 255 - expected[0]).max() <= 0.5 / 255 + 1e-6
 
 
-def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
+def test_animation_shows_figures_of_training(tmp_path: Path) -> None:
     options = [
         "data=digits",
         *SMALL,
@@ -148,7 +148,7 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         "callbacks.samples.every_n_epochs=1",
     ]
     run = train([*options, "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'run'}"])
-    (file,) = generate([f"run={run.path}", "animate=true"])  # the curves are there once
+    (file,) = generate([f"run={run.path}", "animate=true"])  # the curves are drawn only once
     assert file == run.path / "generated" / "samples.gif"
     with Image.open(file) as animation:
         assert animation.n_frames == 3
@@ -157,15 +157,15 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
             with Image.open(run.path / "figures" / "samples" / f"epoch-{frame + 1:04d}.png") as figure:
                 shown, expected = (np.asarray(image.convert("L"), dtype=int) for image in (animation, figure))
             assert shown.shape == expected.shape
-            assert np.abs(shown - expected).mean() < 3  # of 255: a GIF has 256 colours
+            assert np.abs(shown - expected).mean() < 3  # of 255, because a GIF has 256 colours
     with pytest.raises(DataError, match="an animation needs at least 2 figures, but found 1"):
         generate([f"run={run.path}", "figure=curves", "animate=true"])
-    with pytest.raises(DataError, match="contains 0 figures"):
+    with pytest.raises(DataError, match="but found 0"):
         generate([f"run={run.path}", "figure=manifold", "animate=true"])
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "said"),
+    ("options", "kind", "message"),
     [
         (["figure=smples"], ConfigError, "figure=smples: unknown figure; did you mean 'samples'?"),
         (["figure=[samples,3]"], ConfigError, "figure=3: unknown figure"),
@@ -186,7 +186,7 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["labels=[]"], ConfigError, "labels=[]: must be a list of length 1 or more"),
         (["animate=true", "format=npz"], ConfigError, "format=npz: not supported with animate=true"),
         (["animate=true", "n=3"], ConfigError, "n=3: not supported with animate=true"),
-        (["figures.samples.n=0"], ConfigError, "figures.samples.n=0: must be"),  # whether it is asked for or not
+        (["figures.samples.n=0"], ConfigError, "figures.samples.n=0: must be"),  # even without figure=samples
         (["figures.samples=3"], ConfigError, "figures.samples: unknown figure"),
         (["figures.samples._target_=torch.nn.Identity"], ConfigError, "must derive from vae_lab.figures.Figure"),
         (["+figures.more={_target_: torch.nn.Identity}"], ConfigError, "figures.more._target_=torch.nn.Identity: must"),
@@ -201,30 +201,30 @@ def test_the_figures_of_a_training_become_an_animation(tmp_path: Path) -> None:
         (["figure=manifold", "n=1000"], ConfigError, "figure=manifold: n=1000: must be at most 100"),
     ],
 )
-def test_a_mistake_is_one_line(moved: Path, options: list[str], kind: type[Exception], said: str) -> None:
+def test_mistake_gives_one_line_error(run_dir: Path, options: list[str], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind) as error:
-        generate([f"run={moved}", *options])
-    assert said in str(error.value)
+        generate([f"run={run_dir}", *options])
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_run_is_said_to_be_none(moved: Path, tmp_path: Path) -> None:
-    for place in (tmp_path / "nothing", tmp_path):
+def test_missing_run_or_checkpoint_is_rejected(run_dir: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", tmp_path):
         with pytest.raises(DataError, match=r"config\.yaml: not found; expected a run directory"):
-            generate([f"run={place}"])
+            generate([f"run={path}"])
     assert not (tmp_path / "nothing").exists()
-    shutil.rmtree(moved / "checkpoints")
+    shutil.rmtree(run_dir / "checkpoints")
     with pytest.raises(DataError, match=r"best\.ckpt: not found"):
-        generate([f"run={moved}"])
+        generate([f"run={run_dir}"])
     with pytest.raises(ConfigError, match=r"^run: missing"):
         generate([])
 
 
-def test_what_does_not_fit_is_left_out_unless_asked_for_by_name(tmp_path: Path) -> None:
+def test_unsuitable_figures_are_skipped_unless_named(tmp_path: Path) -> None:
     path = train(["data=digits", "model=ae_mlp", *SMALL, "latent_dim=1", f"hydra.run.dir={tmp_path / 'run'}"]).path
     short = ["figures.tsne.n=60", "figures.tsne.iterations=250"]
-    made = {file.stem for file in generate([f"run={path}", *short])}
-    assert made == {
+    drawn = {file.stem for file in generate([f"run={path}", *short])}
+    assert drawn == {
         "curves",
         "reconstructions",
         "interpolation",
@@ -241,11 +241,11 @@ def test_what_does_not_fit_is_left_out_unless_asked_for_by_name(tmp_path: Path) 
         generate([f"run={path}", "format=npz"])
 
 
-def test_other_data_of_the_same_shape_are_drawn(moved: Path, tmp_path: Path) -> None:
+def test_figures_can_show_other_data_of_same_shape(run_dir: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "images" / "train", classes=("ant", "bee"), count=90, size=(8, 8))
-    there = ["data=folder", f"data.root={tmp_path / 'images'}", "data.shape=[1,8,8]"]
-    (file,) = generate([f"run={moved}", "figure=reconstructions", *there])
-    run = runs.load(moved, data=compose("generate", ["run=x", "seed=0", *there])[0].data)
+    other_data = ["data=folder", f"data.root={tmp_path / 'images'}", "data.shape=[1,8,8]"]
+    (file,) = generate([f"run={run_dir}", "figure=reconstructions", *other_data])
+    run = runs.load(run_dir, data=compose("generate", ["run=x", "seed=0", *other_data])[0].data)
     view = run.view()
     figures.save(figures.Reconstructions().draw(view), tmp_path / "expected.png")
     assert file.read_bytes() == (tmp_path / "expected.png").read_bytes()
@@ -253,33 +253,33 @@ def test_other_data_of_the_same_shape_are_drawn(moved: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [b"garbage\n1\n", b"epoch,step\nx,1\n", b"\xff\xfe", b"epoch,a\n1,b\n"])
-def test_damaged_curves_are_said_to_be_damaged(moved: Path, content: bytes) -> None:
-    (moved / "metrics.csv").write_bytes(content)
+def test_corrupt_curves_are_reported(run_dir: Path, content: bytes) -> None:
+    (run_dir / "metrics.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"metrics\.csv: corrupt"):
-        generate([f"run={moved}", "figure=curves"])
-    (moved / "metrics.csv").unlink()
+        generate([f"run={run_dir}", "figure=curves"])
+    (run_dir / "metrics.csv").unlink()
     with pytest.raises(ConfigError, match="no metrics of a completed epoch"):
-        generate([f"run={moved}", "figure=curves"])
+        generate([f"run={run_dir}", "figure=curves"])
 
 
-def test_the_seed_of_a_figure_and_that_of_all(moved: Path, tmp_path: Path) -> None:
+def test_seed_applies_to_one_figure_or_all(run_dir: Path, tmp_path: Path) -> None:
     def drawn(*options: str) -> bytes:
-        return generate([f"run={moved}", "figure=samples", *options])[0].read_bytes()
+        return generate([f"run={run_dir}", "figure=samples", *options])[0].read_bytes()
 
     assert drawn() == drawn("seed=0") == drawn("figures.samples.seed=0")
     assert drawn("seed=5") == drawn("figures.samples.seed=5") != drawn()
 
 
-def test_a_figure_can_be_left_out_of_all(moved: Path) -> None:
+def test_figure_can_be_excluded_from_all(run_dir: Path) -> None:
     short = ["figures.tsne=null", "figures.class_mse=null"]
-    names = {file.stem for file in generate([f"run={moved}", *short])}
+    names = {file.stem for file in generate([f"run={run_dir}", *short])}
     assert len(names) == 11
     assert not names & {"tsne", "class_mse"}
 
 
 @pytest.fixture(scope="module")
 def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on colour images, of which the test is sorted by class and lacks one."""
+    """A run on colour images; its test split is sorted by class and lacks one class."""
     root = tmp_path_factory.mktemp("folder")
     write_images(root / "images" / "train", classes=("ant", "bee", "c d"), count=20, size=(8, 8))
     write_images(root / "images" / "test", classes=("ant", "c d"), count=9, size=(8, 8))
@@ -290,7 +290,7 @@ def folder_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("figure", sorted(set(FIGURES) - {"curves", "transfer"}))  # the model is not conditional
-def test_every_figure_alone_has_colours_and_names(folder_run: Run, tmp_path: Path, figure: str) -> None:
+def test_each_figure_is_drawn_in_colour(folder_run: Run, tmp_path: Path, figure: str) -> None:
     short = ["figures.tsne.iterations=250"]
     (file,) = generate([f"run={folder_run.path}", f"figure={figure}", f"out={tmp_path}", *short])
     with Image.open(file) as image:
@@ -298,7 +298,7 @@ def test_every_figure_alone_has_colours_and_names(folder_run: Run, tmp_path: Pat
     assert np.abs(pixels[..., 0] - pixels[..., 1]).max() > 20
 
 
-def test_a_class_that_the_test_lacks(folder_run: Run, tmp_path: Path) -> None:
+def test_class_without_test_images_is_reported(folder_run: Run, tmp_path: Path) -> None:
     where = [f"run={folder_run.path}", f"out={tmp_path}"]
     for options in (["figure=reconstructions", "labels=[ant]"], ["figure=interpolation", "labels=[bee,ant]"]):
         with pytest.raises(ConfigError, match="the test split has no image of ant"):
@@ -311,7 +311,7 @@ def test_a_class_that_the_test_lacks(folder_run: Run, tmp_path: Path) -> None:
         generate([*where, "labels=[wasp]"])
 
 
-def test_images_that_were_moved_are_found_again(tmp_path: Path) -> None:
+def test_moved_images_are_found_with_data_root(tmp_path: Path) -> None:
     write_images(tmp_path / "here" / "train", classes=("ant", "bee"), count=40)
     options = [
         "data=folder",
@@ -322,19 +322,19 @@ def test_images_that_were_moved_are_found_again(tmp_path: Path) -> None:
     ]
     path = train([*options, *SMALL, "latent_dim=2", f"hydra.run.dir={tmp_path / 'run'}"]).path
     (tmp_path / "here").rename(tmp_path / "there")
-    generate([f"run={path}", "figure=samples"])  # which looks at no image
+    generate([f"run={path}", "figure=samples"])  # needs no images
     with pytest.raises(DataError):
         generate([f"run={path}", "figure=reconstructions"])
-    there = f"data.root={tmp_path / 'there'}"
-    assert len(generate([f"run={path}", "figure=[class_samples,interpolation]", "labels=[bee,ant]", there])) == 2
+    new_root = f"data.root={tmp_path / 'there'}"
+    assert len(generate([f"run={path}", "figure=[class_samples,interpolation]", "labels=[bee,ant]", new_root])) == 2
 
 
-def test_the_command_says_what_it_wrote_and_how_it_failed(
-    command: Callable[..., subprocess.CompletedProcess[str]], moved: Path, tmp_path: Path
+def test_command_prints_files_and_errors(
+    command: Callable[..., subprocess.CompletedProcess[str]], run_dir: Path, tmp_path: Path
 ) -> None:
     done = command("run=elsewhere/it", "figure=samples", module="vae_lab.generate")
     assert (done.returncode, done.stdout, done.stderr) == (0, "elsewhere/it/generated/samples.png\n", "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere"]  # no folder of Hydra's
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere"]  # Hydra creates no directory
     failed = command("run=nowhere", module="vae_lab.generate")
     assert failed.returncode == 3
     assert failed.stderr == "generate: nowhere/config.yaml: not found; expected a run directory\n"

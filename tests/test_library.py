@@ -1,4 +1,4 @@
-"""The library alone: public names, a plain training loop without Lightning and Hydra, export."""
+"""The library without Lightning and Hydra: public names, a plain training loop, export."""
 
 import re
 import subprocess
@@ -20,30 +20,30 @@ LOOP = re.search(r"```python\n(import torch\n.*?)```", (ROOT / "README.md").read
 
 
 @pytest.mark.slow
-def test_the_loop_of_the_readme_needs_neither_lightning_nor_hydra() -> None:
-    """In a process of its own, because the modules are blocked from import."""
+def test_readme_loop_needs_neither_lightning_nor_hydra() -> None:
+    """The loop runs in a new process in which these modules cannot be imported."""
     lab = ("pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "torchvision")
     program = f"import sys\nsys.modules.update(dict.fromkeys({lab}))\n{LOOP}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     elbo = [float(line.split()[-1]) for line in done.stdout.splitlines()]
     assert len(elbo) == 20
-    assert elbo[-1] > -23.5  # the best without a latent is -25.1
+    assert elbo[-1] > -23.5  # the best value without latent dimensions is -25.1
 
 
 @pytest.mark.parametrize("name", vae_lab.__all__)
-def test_public_names_are_those_of_the_library(name: str) -> None:
+def test_public_name_is_defined_in_vae_lab(name: str) -> None:
     assert getattr(vae_lab, name).__module__.startswith("vae_lab.")
     assert f" {name}," in (text := Path(vae_lab.__file__).read_text()) or f" {name}\n" in text  # for type checkers
 
 
-def test_another_name_is_refused() -> None:
+def test_unknown_name_is_rejected() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Encoder'"):
         _ = vae_lab.Encoder
 
 
 class Codec(nn.Module):
-    """What one deploys: images in, posterior mean, its σ and reconstruction out."""
+    """Map images to posterior mean, posterior standard deviation and reconstruction, as in a deployment."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
@@ -55,9 +55,7 @@ class Codec(nn.Module):
 
 
 @pytest.mark.parametrize("preset", ["bernoulli_mlp", "gaussian_learned_conv", "bernoulli_conv_mnist"])
-def test_a_model_of_the_lab_is_exported_with_a_dynamic_batch(
-    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_preset_exports_with_dynamic_batch_size(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "FASTER", hasattr(torch.ops.mkldnn, "_linear_pointwise"))
     monkeypatch.setattr(onednn, "SMALLEST", 0)
     codec = Codec(runs.build_module(compose("train", [f"model={preset}", "data=digits"])[0]).vae).eval()
@@ -74,7 +72,7 @@ def test_a_model_of_the_lab_is_exported_with_a_dynamic_batch(
                 torch.testing.assert_close(torch.as_tensor(value), known, rtol=1e-4, atol=1e-5)
 
 
-def test_a_library_model_is_exported() -> None:
+def test_library_model_exports() -> None:
     encoder = Conditional(ConvEncoder, Normal(), in_shape=(3, 16, 16), event_shape=(4,))
     decoder = Conditional(ConvDecoder, Gaussian(), in_shape=(4,), event_shape=(3, 16, 16))
     codec = Codec(VAE(encoder, decoder, StandardNormal(4))).eval()

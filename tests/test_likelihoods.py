@@ -29,7 +29,7 @@ def test_bernoulli_is_finite_at_extreme_logits(logit: float, pixel: float, head:
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
-def test_gaussian_has_every_constant(double: None, scale: float) -> None:
+def test_gaussian_log_prob_includes_all_constants(double: None, scale: float) -> None:
     mean, x = torch.rand(4, 1, 2, 3), torch.rand(4, 1, 2, 3)
     p = Gaussian(scale, mean="identity")(mean)
     expected = -((x - mean) ** 2).sum((1, 2, 3)) / (2 * scale**2) - 6 * (log(scale) + 0.5 * log(2 * pi))
@@ -50,22 +50,22 @@ LEARNED = [GaussianLearned(0.1), GaussianShared(0.5, 0.1)]
 @pytest.mark.parametrize("mean", ["identity", "sigmoid"])
 @pytest.mark.parametrize("parameter", [-50.0, -1.0, 0.0, 0.7, 3.0])
 def test_learned_gaussians_integrate_to_one(double: None, parameter: float, mean: str) -> None:
-    """Oracle 4: exact where the scale is least, and where it is larger than the pixels' range."""
+    """The scales range from the minimum to values larger than the range of the pixels."""
     learned, shared = GaussianLearned(0.05, mean=mean), GaussianShared(0.5, 0.05, mean=mean)
     with torch.no_grad():
         shared.raw_scale.fill_(parameter)
     p, q = learned(torch.tensor([0.3, parameter]).view(2, 1, 1)), shared(torch.full((1, 1, 1), 0.3))
     for each in (p, q):
-        centre, width = each.mean.item(), 12 * each.stddev.item()
-        x = torch.linspace(centre - width, centre + width, 20_001)
+        location, width = each.mean.item(), 12 * each.stddev.item()
+        x = torch.linspace(location - width, location + width, 20_001)
         total = torch.trapezoid(each.log_prob(x[:, None, None, None]).exp(), x)
         torch.testing.assert_close(total, torch.tensor(1.0), rtol=0, atol=1e-9)
     assert p.stddev.item() == pytest.approx(q.stddev.item(), rel=1e-12)
     assert p.stddev.item() == pytest.approx(0.05 + log(1 + exp(parameter)), rel=1e-12)
 
 
-def test_learned_gaussian_has_every_constant(double: None) -> None:
-    """Two colours, so that means and scales that trade places would show."""
+def test_learned_gaussian_log_prob_includes_all_constants(double: None) -> None:
+    """Two channels, so that swapped means and scales are detected."""
     mean, raw, x = torch.randn(4, 2, 2, 3), torch.randn(4, 2, 2, 3), torch.rand(4, 2, 2, 3)
     p = GaussianLearned(0.1)(torch.cat([mean, raw], 1))
     scale = 0.1 + (1 + raw.exp()).log()
@@ -84,7 +84,7 @@ def test_learned_scales_are_bounded(raw: float, pixel: float) -> None:
     assert parameters.grad.isfinite().all()
 
 
-def test_the_shared_scale_begins_where_it_is_told_and_learns_the_error() -> None:
+def test_shared_scale_starts_at_option_and_learns_error() -> None:
     torch.manual_seed(0)
     head = GaussianShared(scale=0.3, mean="identity")
     x = 0.5 + 0.1 * torch.randn(500, 1, 4, 4)
@@ -94,11 +94,11 @@ def test_the_shared_scale_begins_where_it_is_told_and_learns_the_error() -> None
         optimizer.zero_grad()
         (-head(torch.full_like(x, 0.5)).log_prob(x).mean()).backward()
         optimizer.step()
-    error = (x - 0.5).square().mean().sqrt().item()  # what maximises the likelihood
+    error = (x - 0.5).square().mean().sqrt().item()  # the scale with maximum likelihood
     assert head(torch.full_like(x, 0.5)).stddev.mean().item() == pytest.approx(error, rel=1e-3)
 
 
-def test_cross_entropy_is_the_bernoulli_for_binary_pixels_and_no_density_for_grey_ones(double: None) -> None:
+def test_cross_entropy_equals_bernoulli_only_for_binary_pixels(double: None) -> None:
     logits = torch.randn(5, 1, 2, 3)
     binary = torch.rand(5, 1, 2, 3).round()
     assert torch.equal(CrossEntropy()(logits).log_prob(binary), Bernoulli()(logits).log_prob(binary))
@@ -112,17 +112,17 @@ def test_cross_entropy_is_the_bernoulli_for_binary_pixels_and_no_density_for_gre
     assert abs(totals[0] - totals[1]) > 0.04
 
 
-def test_what_is_no_likelihood_is_reported_as_such() -> None:
+def test_metrics_of_unnormalised_likelihood_are_marked() -> None:
     batch = make_batch(binary=False)
     module = VAEModule(make_vae(likelihood=CrossEntropy()), Elbo())
-    more = {"kl", "kl_per_dimension", "mse"}
-    assert module.evaluate(batch).keys() == {"elbo_unnormalised", "log_likelihood_unnormalised", *more}
+    other_terms = {"kl", "kl_per_dimension", "mse"}
+    assert module.evaluate(batch).keys() == {"elbo_unnormalised", "log_likelihood_unnormalised", *other_terms}
     normalised = VAEModule(make_vae(likelihood=Gaussian()), Elbo())
-    assert normalised.evaluate(batch).keys() == {"elbo", "log_likelihood", *more}
+    assert normalised.evaluate(batch).keys() == {"elbo", "log_likelihood", *other_terms}
 
 
 @pytest.mark.parametrize("head", [Bernoulli(), CrossEntropy(), Gaussian(), Gaussian(mean="identity"), *LEARNED])
-def test_leading_axes_are_free_and_images_are_events(head: Bernoulli | Gaussian) -> None:
+def test_leading_axes_are_batch_axes_and_images_are_events(head: Bernoulli | Gaussian) -> None:
     p = head(torch.zeros(7, 5, *head.parameter_shape((1, 2, 3))))
     assert p.batch_shape == (7, 5)
     assert p.event_shape == (1, 2, 3)
@@ -137,6 +137,6 @@ def test_leading_axes_are_free_and_images_are_events(head: Bernoulli | Gaussian)
         *((head, {"mean": "tanh"}) for head in (Gaussian, GaussianShared, GaussianLearned)),
     ],
 )
-def test_gaussians_refuse_what_cannot_work(head: type, options: dict) -> None:
+def test_invalid_gaussian_option_is_rejected(head: type, options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         head(**options)

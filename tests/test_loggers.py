@@ -18,7 +18,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_curves_have_one_row_an_epoch_and_exact_numbers(tmp_path: Path) -> None:
+def test_curves_have_one_row_per_epoch_and_exact_values(tmp_path: Path) -> None:
     curves = Curves(tmp_path / "metrics.csv")
     curves.log_metrics({"epoch": 1, "train/loss": 1 / 3}, step=10)
     curves.log_metrics({"epoch": 2, "train/loss": 0.25, "val/elbo": -2.0}, step=20)
@@ -29,7 +29,7 @@ def test_curves_have_one_row_an_epoch_and_exact_numbers(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_an_epoch_that_is_run_again_replaces_its_row_and_those_after(tmp_path: Path) -> None:
+def test_repeated_epoch_replaces_its_row_and_later_rows(tmp_path: Path) -> None:
     for epoch in (1, 2, 3, 4):
         Curves(tmp_path / "metrics.csv").log_metrics({"epoch": epoch, "train/loss": float(epoch)}, step=epoch)
     Curves(tmp_path / "metrics.csv").log_metrics({"epoch": 3, "train/loss": 30.0}, step=3)
@@ -37,7 +37,7 @@ def test_an_epoch_that_is_run_again_replaces_its_row_and_those_after(tmp_path: P
 
 
 @pytest.mark.parametrize(("every", "printed"), [(1, [1, 2, 3, 4, 5]), (2, [1, 2, 4, 5]), (10, [1, 5])])
-def test_lines_come_at_their_interval_and_at_both_ends(
+def test_lines_are_printed_at_interval_and_first_and_last_epoch(
     every: int, printed: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -47,7 +47,7 @@ def test_lines_come_at_their_interval_and_at_both_ends(
     assert [record.getMessage() for record in caplog.records] == [f"epoch {e}/5  train/loss 1.5" for e in printed]
 
 
-def test_numbers_of_no_epoch_have_their_place_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_without_epoch_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for logger in (Curves(tmp_path / "metrics.csv"), Lines(1, epochs=5)):
         logger.log_metrics({"test/elbo": -1.0}, step=10)
@@ -55,13 +55,13 @@ def test_numbers_of_no_epoch_have_their_place_elsewhere(tmp_path: Path, caplog: 
     assert not caplog.records
 
 
-def test_numbers_that_no_density_is_behind_are_printed_as_such(caplog: pytest.LogCaptureFixture) -> None:
+def test_unnormalised_metrics_are_printed_with_suffix(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     Lines(1, epochs=5).log_metrics({"epoch": 1, "val/elbo_unnormalised": -1.5, "val/kl": 2.0, "train/kl": 3.0})
     assert caplog.messages == ["epoch 1/5  val/elbo_unnormalised -1.5  val/kl 2"]
 
 
-def test_terms_of_an_objective_and_of_layers_are_printed_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_terms_of_objective_and_layers_are_printed_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     row = {"train/kl_layer1": 1.0, "train/tc": 2.0, "train/lr": 3.0, "train/seconds": 4.0, "val/kl": 5.0}
     Lines(1, epochs=5).log_metrics({"epoch": 1, **row, "val/kl_layer1": 6.0})
@@ -72,7 +72,7 @@ SMALL = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8
 SHORT = [*SMALL, "trainer.max_epochs=2", "callbacks=none"]
 
 
-def test_tensorboard_gets_the_curves_and_the_test(tmp_path: Path) -> None:
+def test_tensorboard_receives_curves_and_test_metrics(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train([*SHORT, "logger=[csv,tensorboard]", f"hydra.run.dir={tmp_path / 'run'}"])
@@ -85,7 +85,7 @@ def test_tensorboard_gets_the_curves_and_the_test(tmp_path: Path) -> None:
     assert tested.value == pytest.approx(run.metrics["test/elbo"], rel=1e-6)
 
 
-def test_tensorboard_that_is_not_installed_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorboard_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytorch_lightning.loggers import TensorBoardLogger
 
     def missing(*_: object, **__: object) -> None:
@@ -97,19 +97,19 @@ def test_tensorboard_that_is_not_installed_is_asked_for(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wandb_needs_no_account_and_asks_nothing(command: callable, tmp_path: Path) -> None:
+def test_wandb_offline_needs_no_account(command: callable, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
     done = command("-m", *SHORT, "latent_dim=2,3", "logger=wandb", "hydra.sweep.dir=sweep", **home)
     assert done.returncode == 0, done.stderr
     runs = [path for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
     assert len(runs) == 2
     for run in runs:
-        (log,) = run.glob("wandb/offline-run-*/*.wandb")  # each job has a run of its own
+        (log,) = run.glob("wandb/offline-run-*/*.wandb")  # each job has its own wandb run
         assert log.stat().st_size > 0
 
 
 @pytest.mark.slow
-def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path: Path) -> None:
+def test_wandb_online_without_account_gives_one_line_error(command: callable, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
     done = command(*SHORT, "logger=wandb", "logger.wandb.offline=false", "hydra.run.dir=run", **home)
     assert done.returncode == 2, done.stderr
@@ -117,7 +117,7 @@ def test_wandb_online_without_an_account_is_one_line(command: callable, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_a_wandb_run_of_the_users_own_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_wandb_run_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object()))
     with (
         pytest.raises(ConfigError, match="open wandb run"),
@@ -135,15 +135,13 @@ class Failing(Curves):
 
 
 @pytest.mark.parametrize(("error", "kind"), [(OSError(28, "disk full"), DataError), (KeyError("x"), ConfigError)])
-def test_a_logger_that_cannot_begin_is_named(error: Exception, kind: type[Exception]) -> None:
+def test_failing_logger_is_named(error: Exception, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=r"^logger: Failing cannot"), in_use([Failing(error)], {}):
         pass
 
 
 @pytest.mark.parametrize("before", [None, "offline"])
-def test_wandb_leaves_the_process_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
-) -> None:
+def test_wandb_restores_process_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if before:
         monkeypatch.setenv("WANDB_MODE", before)
@@ -153,7 +151,7 @@ def test_wandb_leaves_the_process_as_it_was(
     assert sys.modules["wandb"].run is None
 
 
-def test_a_run_is_the_same_whatever_logs_it(tmp_path: Path) -> None:
+def test_completed_run_is_found_with_other_logger(tmp_path: Path) -> None:
     run = train([*SHORT, "logger=tensorboard", f"hydra.run.dir={tmp_path / 'run'}"])
     again = train([*SHORT, f"hydra.run.dir={tmp_path / 'run'}"])
     assert again.metrics == run.metrics

@@ -10,7 +10,7 @@ from vae_lab.model import VAE, Batch, Conditional, Draw, kl_per_dimension
 from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
 
 
-def test_draw_has_the_shapes_that_objectives_rely_on() -> None:
+def test_draw_has_expected_shapes() -> None:
     draw = make_vae().draw(make_batch(6), samples=5)
     assert draw.z.shape == (5, 6, LATENT)
     assert draw.q.batch_shape == (6,)
@@ -20,35 +20,35 @@ def test_draw_has_the_shapes_that_objectives_rely_on() -> None:
     assert draw.kl.shape == (6, LATENT)
 
 
-def test_what_is_not_looked_at_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_densities_are_computed_on_first_access(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = []
     log_prob = Normal.log_prob
-    monkeypatch.setattr(Normal, "log_prob", lambda self, value: asked.append(self) or log_prob(self, value))
+    monkeypatch.setattr(Normal, "log_prob", lambda self, value: evaluated.append(self) or log_prob(self, value))
     draw = make_vae().draw(make_batch())
     assert draw.kl is draw.kl
-    assert not asked
+    assert not evaluated
     assert draw.log_prior is draw.log_prior
     assert draw.log_posterior is draw.log_posterior
-    assert len(asked) == 2
+    assert len(evaluated) == 2
 
 
-def test_a_look_without_gradients_takes_none_away() -> None:
+def test_access_under_no_grad_keeps_gradients() -> None:
     vae, batch = make_vae(), make_batch()
     draws = []
-    for looks in (False, True):
+    for access_first in (False, True):
         torch.manual_seed(0)
         draw = vae.draw(batch, samples=3)
-        if looks:
+        if access_first:
             with torch.no_grad():
                 _ = draw.log_prior, draw.log_posterior, draw.kl
         weights = [draw.log_prior.sum(), draw.log_posterior.sum(), draw.kl.sum()]
         draws.append(torch.autograd.grad(sum(weights), list(vae.encoder.parameters())))
-    for looked, plain in zip(*draws, strict=True):
-        assert torch.equal(looked, plain)
+    for accessed, plain in zip(*draws, strict=True):
+        assert torch.equal(accessed, plain)
 
 
 class LearnedPrior(torch.nn.Module):
-    """A prior with a weight of its own."""
+    """Prior with a learned mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class LearnedPrior(torch.nn.Module):
         return Independent(Normal(self.mean, torch.ones(LATENT)), 1)
 
 
-def test_a_draw_without_gradients_builds_no_graph() -> None:
+def test_draw_under_no_grad_builds_no_graph() -> None:
     with torch.no_grad():
         draw = make_vae(prior=LearnedPrior()).draw(make_batch())
     assert not draw.log_prior.requires_grad
@@ -70,7 +70,7 @@ def test_draw_scores_its_own_samples(double: None) -> None:
     draw = vae.draw(batch, samples=2)
     assert torch.equal(draw.log_posterior, vae.encode(batch.input).log_prob(draw.z))
     assert torch.equal(draw.log_likelihood, vae.decode(draw.z).log_prob(batch.target))
-    for k in range(2):  # the axis of the samples is free
+    for k in range(2):  # samples are decoded independently
         torch.testing.assert_close(vae.decode(draw.z[k]).mean, draw.p.mean[k])
 
 
@@ -80,7 +80,7 @@ def test_point_posterior_has_neither_densities_nor_kl() -> None:
     assert draw.log_likelihood.shape == (1, 6)
 
 
-def test_the_target_is_scored_and_the_input_encoded() -> None:
+def test_input_is_encoded_and_target_is_scored() -> None:
     vae, batch = make_vae(posteriors.Point()), make_batch()
     other = batch._replace(input=1 - batch.input)
     assert torch.equal(vae.draw(batch).p.mean[0], vae.reconstruct(vae.encode(batch.input)).mean)
@@ -90,7 +90,7 @@ def test_the_target_is_scored_and_the_input_encoded() -> None:
     )
 
 
-def test_analytic_kl_is_torchs_and_the_formula(double: None) -> None:
+def test_analytic_kl_equals_formula_and_torch(double: None) -> None:
     mean, scale = torch.randn(7, 4), torch.rand(7, 4) + 0.1
     q, p = Independent(Normal(mean, scale), 1), Independent(Normal(torch.zeros(4), torch.ones(4)), 1)
     kl = kl_per_dimension(q, p)
@@ -99,7 +99,7 @@ def test_analytic_kl_is_torchs_and_the_formula(double: None) -> None:
     torch.testing.assert_close(kl.sum(-1), kl_divergence(q, p), rtol=1e-12, atol=1e-12)
 
 
-def test_analytic_kl_is_the_mean_over_samples(double: None) -> None:
+def test_analytic_kl_equals_mean_over_samples(double: None) -> None:
     torch.manual_seed(0)
     vae, batch = make_vae(), make_batch(1)
     q, prior = vae.encode(batch.input), vae.prior(vae.encode)
@@ -109,7 +109,7 @@ def test_analytic_kl_is_the_mean_over_samples(double: None) -> None:
     assert (difference.mean() - kl_per_dimension(q, prior).sum()).abs() < 5 * error
 
 
-def test_kl_that_torch_or_independence_does_not_give_is_none() -> None:
+def test_kl_without_closed_form_or_factorisation_is_none() -> None:
     factorised = Independent(Normal(torch.zeros(1, 2), torch.ones(1, 2)), 1)
     full = MultivariateNormal(torch.zeros(1, 2), torch.eye(2))
     point = posteriors.Point()(torch.zeros(1, 2))
@@ -119,7 +119,7 @@ def test_kl_that_torch_or_independence_does_not_give_is_none() -> None:
 
 
 class Learned(posteriors.Normal):
-    """A head with a weight of its own."""
+    """Head with a learned shift."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Learned(posteriors.Normal):
         return super().forward(parameters + self.shift)
 
 
-def test_detach_cuts_the_parameters_and_the_heads_weights_and_nothing_else() -> None:
+def test_detach_stops_only_gradients_of_parameters_and_head() -> None:
     vae, batch = make_vae(Learned()), make_batch()
     torch.manual_seed(1)
     draw = vae.draw(batch, samples=2, detach=True)
@@ -139,11 +139,11 @@ def test_detach_cuts_the_parameters_and_the_heads_weights_and_nothing_else() -> 
     vae.encoder.distribution(vae.encoder.outputs(batch.input), detach=True).log_prob(z).sum().backward()
     assert z.grad.abs().sum() > 0
     assert all(weight.grad is None for weight in vae.encoder.parameters())
-    draw.log_posterior.sum().backward()  # through the samples alone
+    draw.log_posterior.sum().backward()  # only through the samples
     assert all(weight.grad is not None for weight in vae.encoder.parameters())
 
 
-def test_the_encoder_runs_once_for_a_detached_draw() -> None:
+def test_detached_draw_runs_encoder_once() -> None:
     vae, batch = make_vae(), make_batch()
     calls = []
     vae.encoder.network.register_forward_hook(lambda *_: calls.append(1))
@@ -152,7 +152,7 @@ def test_the_encoder_runs_once_for_a_detached_draw() -> None:
 
 
 @pytest.mark.parametrize("leading", [(), (4,), (3, 4)])
-def test_conditional_takes_any_leading_axes(leading: tuple[int, ...]) -> None:
+def test_conditional_accepts_any_leading_axes(leading: tuple[int, ...]) -> None:
     conditional = Conditional(MLP, posteriors.Normal(), IMAGE, (2,))
     q = conditional(torch.rand(*leading, *IMAGE))
     assert q.batch_shape == leading
@@ -169,7 +169,7 @@ def test_heads_compute_in_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("network", [MLP, ConvEncoder])
 @pytest.mark.parametrize(("given", "event"), [((1, 8, 8), (2,)), ((3,), (1, 8, 8))])
-def test_a_conditional_takes_a_context_with_any_leading_axes(network: type, given: tuple, event: tuple) -> None:
+def test_conditional_accepts_context_with_any_leading_axes(network: type, given: tuple, event: tuple) -> None:
     if network is ConvEncoder and len(given) == 1:
         network = ConvDecoder
     conditional = Conditional(
@@ -189,7 +189,7 @@ def test_a_conditional_takes_a_context_with_any_leading_axes(network: type, give
 
 
 class GivenLabel(VAE):
-    """p(x|z, c), q(z|x, c) and p(z|c) of a label c in {0, 1, 2}."""
+    """Conditional model with p(x|z, c), q(z|x, c) and p(z|c) for a label c in {0, 1, 2}."""
 
     class Prior(nn.Module):
         def __init__(self) -> None:
@@ -208,7 +208,7 @@ class GivenLabel(VAE):
         return nn.functional.one_hot(batch.label, 3).to(batch.input)
 
 
-def test_a_context_reaches_posterior_likelihood_and_prior(double: None) -> None:
+def test_context_reaches_posterior_likelihood_and_prior(double: None) -> None:
     vae, batch = GivenLabel(), make_batch(6)._replace(label=torch.tensor([0, 1, 2, 0, 1, 2]))
     assert make_vae().context(batch) is None
     c = vae.context(batch)
@@ -224,7 +224,7 @@ def test_a_context_reaches_posterior_likelihood_and_prior(double: None) -> None:
     torch.testing.assert_close(vae.reconstruct(draw.q, c).mean, vae.decode(draw.q.mean, c).mean)
 
 
-def test_a_head_says_what_stands_for_a_posterior_whose_mean_has_no_closed_form() -> None:
+def test_head_can_define_center_of_posterior_without_closed_form_mean() -> None:
     class NoMean(posteriors.Normal):
         def forward(self, parameters: torch.Tensor) -> torch.distributions.Distribution:
             return torch.distributions.TransformedDistribution(super().forward(parameters), [])
@@ -241,7 +241,7 @@ def test_a_head_says_what_stands_for_a_posterior_whose_mean_has_no_closed_form()
     assert vae.reconstruct(vae.encode(batch.input)).mean.shape == (6, *IMAGE)
 
 
-def test_layers_of_different_sizes_are_refused() -> None:
+def test_posterior_and_prior_of_different_sizes_are_rejected() -> None:
     q, p = (Independent(Normal(torch.zeros(2, size), torch.ones(size)), 1) for size in (3, 1))
     one = torch.zeros(2)
     draw = Draw(z=(q.sample(),), q=(q,), p=p, log_likelihood=one, prior=(p,))

@@ -19,7 +19,7 @@ def test_mlp_maps_shapes_to_shapes(hidden: tuple[int, ...]) -> None:
     assert widths == [*hidden, 10]
 
 
-def test_mlp_orders_its_layers() -> None:
+def test_mlp_layers_have_default_order() -> None:
     network = MLP((4,), (2,), hidden=(8, 6), activation=["ELU", "Tanh"], norm="BatchNorm1d", dropout=0.1)
     kinds = [type(layer).__name__ for layer in network]
     assert kinds == [
@@ -31,7 +31,7 @@ def test_mlp_orders_its_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"activation": "Foo"}, "activation=Foo"),
         ({"activation": "functional"}, "activation=functional"),
@@ -44,12 +44,12 @@ def test_mlp_orders_its_layers() -> None:
         ({"hidden": (0, 3)}, "hidden"),
     ],
 )
-def test_mlp_refuses_what_cannot_work(options: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_invalid_mlp_option_is_rejected(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         MLP((4,), (2,), **options)
 
 
-def test_what_holds_for_each_layer_can_be_a_list() -> None:
+def test_options_can_be_lists_with_value_per_layer() -> None:
     options = {"norm": [None, "BatchNorm1d"], "dropout": [0.2, 0], "activation": ["LeakyReLU(0.2)", None]}
     network = MLP((4,), (2,), hidden=(8, 6), order=["activation", "dropout", "norm"], **options)
     kinds = [type(layer).__name__ for layer in network]
@@ -57,7 +57,7 @@ def test_what_holds_for_each_layer_can_be_a_list() -> None:
     assert network[2].negative_slope == 0.2
 
 
-def test_the_output_can_be_a_layer_like_the_others() -> None:
+def test_output_layer_can_have_norm_and_activation() -> None:
     network = MLP((4,), (2, 3), hidden=(8,), activation=["ELU", "Tanh"], norm="LayerNorm", activate_output=True)
     kinds = [type(layer).__name__ for layer in network]
     assert kinds == ["Flatten", "Linear", "LayerNorm", "ELU", "Linear", "LayerNorm", "Tanh", "Unflatten"]
@@ -79,7 +79,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"kernel": 3}, {"kernel": 5, "stride": 3, "channels": [4]}, {"kernel": 2}])
-def test_convolutions_fit_any_image(shape: tuple[int, int, int], options: dict) -> None:
+def test_convolutions_fit_any_image_size(shape: tuple[int, int, int], options: dict) -> None:
     channels = options.get("channels")
     mirrored = options | ({"channels": channels[::-1]} if channels else {})
     encoder, decoder = ConvEncoder(shape, (5,), **options), ConvDecoder((5,), shape, **mirrored)
@@ -91,7 +91,7 @@ def test_convolutions_fit_any_image(shape: tuple[int, int, int], options: dict) 
 @pytest.mark.parametrize(
     ("side", "depth"), [(1, 0), (2, 1), (7, 1), (8, 1), (14, 1), (28, 2), (32, 3), (64, 4), (224, 5)]
 )
-def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: int) -> None:
+def test_default_depth_reduces_image_to_seven_pixels(side: int, depth: int) -> None:
     if depth == 0:
         with pytest.raises(ValueError, match="too small for one layer"):
             ConvEncoder((1, side, side), (5,))
@@ -106,7 +106,7 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
     "network", [lambda **o: ConvEncoder((1, 8, 12), (5,), **o), lambda **o: ConvDecoder((5,), (1, 8, 12), **o)]
 )
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"channels": [4, 4, 4, 4]}, r"channels=\[4, 4, 4, 4\]: must have length at most 3 for images of 8×12 pixels$"),
         ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be one value or a list of length 2"),
@@ -120,12 +120,12 @@ def test_the_default_depth_brings_the_image_to_seven_pixels(side: int, depth: in
         ({"channels": [4, 4], "order": ["activation"]}, "order="),
     ],
 )
-def test_convolutions_refuse_what_cannot_work(network: partial, options: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_invalid_convolution_option_is_rejected(network: partial, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         network(**options)
 
 
-def test_pooling_makes_the_maps_smaller_and_too_much_is_refused() -> None:
+def test_pooling_reduces_feature_maps_and_excess_is_rejected() -> None:
     encoder = ConvEncoder((1, 8, 8), (5,), channels=[4, 4], kernel=3, stride=1, pool=[2, 3])
     assert encoder(torch.rand(2, 1, 8, 8)).shape == (2, 5)
     assert encoder[-1][1].in_features == 4 * 1 * 1
@@ -133,7 +133,7 @@ def test_pooling_makes_the_maps_smaller_and_too_much_is_refused() -> None:
         ConvEncoder((1, 8, 8), (5,), channels=[4, 4], kernel=3, stride=1, pool=[4, 3])
 
 
-def test_the_default_depth_counts_pooling_and_stride() -> None:
+def test_default_depth_accounts_for_pooling_and_stride() -> None:
     for options, depth in (({"kernel": 3, "stride": 1, "pool": 2}, 3), ({"pool": 2}, 2), ({"stride": 4}, 2)):
         encoder = ConvEncoder((3, 32, 32), (5,), **options)
         assert len([layer for layer in encoder if isinstance(layer, nn.Conv2d)]) == depth, options
@@ -141,7 +141,7 @@ def test_the_default_depth_counts_pooling_and_stride() -> None:
 
 
 @pytest.mark.parametrize("network", [ConvEncoder, ConvDecoder])
-def test_initialisation_is_of_every_weight(network: type[nn.Module]) -> None:
+def test_init_applies_to_every_weight(network: type[nn.Module]) -> None:
     shapes = ((1, 16, 16), (50,)) if network is ConvEncoder else ((50,), (1, 16, 16))
     torch.manual_seed(0)
     for init, fan in (("kaiming", lambda w: 2 / prod(w.shape[1:])), ("xavier", None)):
@@ -172,7 +172,7 @@ def norm(features: int) -> int:
     return 2 * features
 
 
-# layers with the shape of what they give, and the number of parameters, for 20 latents
+# layers with their output shapes, and the number of parameters, for 20 latent dimensions
 REFERENCES = {
     ("encoder=conv_mnist", "data=mnist"): (
         "Conv2d 64×14×14, LeakyReLU(0.2), Conv2d 128×7×7, BatchNorm2d, LeakyReLU(0.2), "
@@ -244,28 +244,28 @@ REFERENCES = {
 }  # fmt: skip
 
 
-def test_the_linear_layer_that_is_not_given_is_initialised_as_well() -> None:
+def test_init_applies_to_default_linear_layer() -> None:
     for made in (ConvEncoder((1, 8, 8), (5,), init="kaiming"), ConvDecoder((5,), (1, 8, 8), init="kaiming")):
         layers = [layer for layer in made.modules() if isinstance(layer, nn.Linear)]
         assert len(layers) == 1
         assert not layers[0].bias.any()
 
 
-def test_linear_layers_are_initialised_as_the_convolutions_unless_told() -> None:
+def test_linear_init_defaults_to_init_of_convolutions() -> None:
     for options, expected in ((["encoder.init=xavier"], "xavier"), (["encoder.linear.init=kaiming"], "kaiming")):
         config = compose("train", ["encoder=conv", *options])[0]
         assert config.encoder.linear.init == expected
     assert compose("train", ["encoder=conv_cifar10", "decoder=conv_cifar10"])[0].decoder.linear.init == "kaiming"
 
 
-def described(network: nn.Module, given: torch.Tensor) -> str:
-    """Return the layers in the order in which they run, with the shapes of those that change it."""
+def described(network: nn.Module, x: torch.Tensor) -> str:
+    """Return the layers in the order of their execution, with the output shapes of those that change the shape."""
     names: list[str] = []
 
-    def note(layer: nn.Module, _: object, given: torch.Tensor) -> None:
+    def record(layer: nn.Module, _: object, output: torch.Tensor) -> None:
         name = type(layer).__name__
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d)):
-            name += " " + "×".join(map(str, given.shape[1:]))
+            name += " " + "×".join(map(str, output.shape[1:]))
         elif isinstance(layer, nn.Dropout):
             name += f"({layer.p})"
         elif isinstance(layer, nn.LeakyReLU):
@@ -275,13 +275,13 @@ def described(network: nn.Module, given: torch.Tensor) -> str:
 
     for layer in network.modules():
         if not list(layer.children()):
-            layer.register_forward_hook(note)
-    network(given)
+            layer.register_forward_hook(record)
+    network(x)
     return ", ".join(names)
 
 
 @pytest.mark.parametrize("options", REFERENCES, ids=" ".join)
-def test_networks_of_the_references_have_their_layers(options: tuple[str, ...]) -> None:
+def test_reference_networks_have_same_layers_and_parameter_count(options: tuple[str, ...]) -> None:
     layers, parameters = REFERENCES[options]
     config = compose("train", options)[0]
     conditional = getattr(runs.build_module(config).vae, options[0].partition("=")[0])
@@ -292,10 +292,10 @@ def test_networks_of_the_references_have_their_layers(options: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("network", "shapes"), [(ConvEncoder, [(3, 16, 16), (6,)]), (ConvDecoder, [(6,), (3, 16, 16)])]
 )
-def test_channels_lie_side_by_side_and_change_nothing(network: type[nn.Module], shapes: list[tuple[int, ...]]) -> None:
-    ours = network(*shapes, channels=[8, 16])
-    layers = [layer for layer in ours.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+def test_channels_last_weights_give_same_values(network: type[nn.Module], shapes: list[tuple[int, ...]]) -> None:
+    channels_last = network(*shapes, channels=[8, 16])
+    layers = [layer for layer in channels_last.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in layers)
-    plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
+    contiguous = copy.deepcopy(channels_last).to(memory_format=torch.contiguous_format)
     x = torch.randn(4, *shapes[0])
-    torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(channels_last(x), contiguous(x), rtol=1e-4, atol=1e-5)

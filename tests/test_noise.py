@@ -7,7 +7,7 @@ import torch
 from vae_lab.noise import Dropout, Gaussian, Masking, Noise, SaltAndPepper, rotate_and_shift
 
 NOISES = [Dropout(0.3), SaltAndPepper(0.3), Gaussian(0.5), Masking(0.5)]
-NOTHING = [Dropout(0), SaltAndPepper(0), Gaussian(0), Masking(0)]
+ZERO_NOISES = [Dropout(0), SaltAndPepper(0), Gaussian(0), Masking(0)]
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def test_noise_changes_images_and_keeps_their_range(noise: Noise, images: torch.
     assert noise(images.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("noise", [*NOISES, *NOTHING], ids=lambda noise: type(noise).__name__)
-def test_noise_is_a_function_of_the_seed(noise: Noise, images: torch.Tensor) -> None:
+@pytest.mark.parametrize("noise", [*NOISES, *ZERO_NOISES], ids=lambda noise: type(noise).__name__)
+def test_noise_depends_only_on_seed(noise: Noise, images: torch.Tensor) -> None:
     results = []
     for _ in range(2):
         torch.manual_seed(7)
@@ -39,23 +39,23 @@ def test_noise_is_a_function_of_the_seed(noise: Noise, images: torch.Tensor) -> 
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("noise", NOTHING, ids=lambda noise: type(noise).__name__)
-def test_no_amount_is_no_noise(noise: Noise, images: torch.Tensor) -> None:
+@pytest.mark.parametrize("noise", ZERO_NOISES, ids=lambda noise: type(noise).__name__)
+def test_zero_amount_changes_nothing(noise: Noise, images: torch.Tensor) -> None:
     assert torch.equal(noise(images), images)
 
 
-def test_dropout_takes_values_away_with_its_probability(images: torch.Tensor) -> None:
+def test_dropout_zeroes_values_with_probability_p(images: torch.Tensor) -> None:
     noisy = Dropout(0.3)(images)
-    gone = noisy == 0
-    assert torch.equal(noisy[~gone], images[~gone])  # not scaled up, as a layer's dropout would
-    assert gone.float().mean().item() == pytest.approx(0.3, abs=0.01)
-    assert not torch.equal(gone[:, 0], gone[:, 1])  # each colour on its own
+    zero = noisy == 0
+    assert torch.equal(noisy[~zero], images[~zero])  # not scaled up, unlike torch.nn.Dropout
+    assert zero.float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert not torch.equal(zero[:, 0], zero[:, 1])  # each channel independently
     assert not Dropout(1)(images).any()
 
 
-def test_salt_and_pepper_makes_pixels_black_or_white(images: torch.Tensor) -> None:
+def test_salt_and_pepper_sets_pixels_to_black_or_white(images: torch.Tensor) -> None:
     noisy = SaltAndPepper(0.3)(images)
-    black, white = (noisy == 0).all(1), (noisy == 1).all(1)  # in all colours
+    black, white = (noisy == 0).all(1), (noisy == 1).all(1)  # in all channels
     untouched = (noisy == images).all(1)
     assert (black | white | untouched).all()
     assert black.float().mean().item() == pytest.approx(0.15, abs=0.01)
@@ -64,7 +64,7 @@ def test_salt_and_pepper_makes_pixels_black_or_white(images: torch.Tensor) -> No
     assert set(everything.unique().tolist()) == {0.0, 1.0}
 
 
-def test_gaussian_noise_has_its_deviation_and_is_clipped() -> None:
+def test_gaussian_noise_has_standard_deviation_and_is_clipped() -> None:
     grey = torch.full((200, 1, 10, 10), 0.5)
     assert (Gaussian(0.05)(grey) - grey).std().item() == pytest.approx(0.05, rel=0.02)
     noisy = Gaussian(10.0)(grey)
@@ -75,17 +75,17 @@ def test_gaussian_noise_has_its_deviation_and_is_clipped() -> None:
 @pytest.mark.parametrize(("side", "pixels"), [(0.5, 5), (0.3, 3), (1.0, 10)])
 def test_masking_covers_one_square_anywhere(side: float, pixels: int, images: torch.Tensor) -> None:
     noisy = Masking(side)(images)
-    gone = (noisy == 0).all(1)  # (N, H, W)
-    assert torch.equal(noisy[~gone.unsqueeze(1).expand_as(noisy)], images[~gone.unsqueeze(1).expand_as(noisy)])
-    rows, columns = gone.any(2), gone.any(1)
+    zero = (noisy == 0).all(1)  # (N, H, W)
+    assert torch.equal(noisy[~zero.unsqueeze(1).expand_as(noisy)], images[~zero.unsqueeze(1).expand_as(noisy)])
+    rows, columns = zero.any(2), zero.any(1)
     assert (rows.sum(1) == pixels).all()
     assert (columns.sum(1) == pixels).all()
-    assert (gone.sum((1, 2)) == pixels**2).all()
+    assert (zero.sum((1, 2)) == pixels**2).all()
     assert {row.int().argmax().item() for row in rows} == set(range(10 - pixels + 1))
     assert {column.int().argmax().item() for column in columns} == set(range(14 - pixels + 1))
 
 
-def test_a_small_mask_is_a_pixel_at_least(images: torch.Tensor) -> None:
+def test_small_mask_covers_at_least_one_pixel(images: torch.Tensor) -> None:
     assert (Masking(0.01)(images) == 0).all(1).sum((1, 2)).tolist() == [1] * len(images)
 
 
@@ -98,7 +98,7 @@ def test_a_small_mask_is_a_pixel_at_least(images: torch.Tensor) -> None:
         *(partial(Gaussian, std=bad) for bad in (-1, float("inf"))),
     ],
 )
-def test_amounts_outside_their_range_are_refused(make: partial) -> None:
+def test_amount_out_of_range_is_rejected(make: partial) -> None:
     with pytest.raises(ValueError, match=rf"{make.func.__name__}.__init__\n{next(iter(make.keywords))}\n"):
         make()
 
@@ -106,7 +106,7 @@ def test_amounts_outside_their_range_are_refused(make: partial) -> None:
 # ---- augmentation ----
 
 
-def test_a_shift_moves_each_image_by_whole_pixels() -> None:
+def test_shift_moves_each_image_by_whole_pixels() -> None:
     torch.manual_seed(0)
     images = torch.randint(256, (400, 3, 9, 12), dtype=torch.uint8)
     moved = rotate_and_shift(images, degrees=0, pixels=2)
@@ -124,18 +124,18 @@ def test_a_shift_moves_each_image_by_whole_pixels() -> None:
     assert len(seen) == 25
 
 
-def test_a_rotation_turns_about_the_centre_and_keeps_lengths() -> None:
-    height, width = 61, 101  # not square, so that a turn in units of the sides would show
+def test_rotation_is_about_centre_and_keeps_distances() -> None:
+    height, width = 61, 101  # not square, so that a rotation in units of the sides is detected
     images = torch.zeros(300, 1, height, width, dtype=torch.uint8)
     images[:, 0, 29:32, 69:72] = 255  # a dot, 20 pixels to the right of the centre
     images[:, 0, 30, 50] = 100
     torch.manual_seed(0)
-    turned = rotate_and_shift(images, degrees=15, pixels=0)[:, 0].double()
-    assert (turned[:, 30, 50] - 100).abs().max() <= 1
-    turned[:, 25:36, 45:56] = 0
+    rotated = rotate_and_shift(images, degrees=15, pixels=0)[:, 0].double()
+    assert (rotated[:, 30, 50] - 100).abs().max() <= 1
+    rotated[:, 25:36, 45:56] = 0
     rows, columns = torch.arange(height) - 30.0, torch.arange(width) - 50.0
-    weight = turned.sum((1, 2))
-    y, x = (turned.sum(2) @ rows.double()) / weight, (turned.sum(1) @ columns.double()) / weight
+    weight = rotated.sum((1, 2))
+    y, x = (rotated.sum(2) @ rows.double()) / weight, (rotated.sum(1) @ columns.double()) / weight
     radius, angle = (x**2 + y**2).sqrt(), torch.atan2(y, x) * 180 / pi
     assert (radius - 20).abs().max() < 0.2
     assert angle.abs().max() < 15.3
@@ -144,9 +144,9 @@ def test_a_rotation_turns_about_the_centre_and_keeps_lengths() -> None:
     assert abs(angle.mean().item()) < 2
 
 
-def test_a_turned_image_is_then_moved_along_the_axes() -> None:
+def test_shift_after_rotation_is_along_axes() -> None:
     images = torch.zeros(300, 1, 41, 41, dtype=torch.uint8)
-    images[:, 0, 19:22, 19:22] = 255  # at the centre, where a turn alone leaves it
+    images[:, 0, 19:22, 19:22] = 255  # at the centre, which a rotation does not move
     torch.manual_seed(0)
     moved = rotate_and_shift(images, degrees=90, pixels=3)[:, 0].double()
     place = torch.arange(41.0).double() - 20

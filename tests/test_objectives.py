@@ -18,12 +18,12 @@ from vae_lab.workarounds import onednn
 
 @pytest.fixture
 def at_the_mean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sample every Gaussian at its mean, so that images do not depend on their place in the batch."""
+    """Replace samples of Gaussians by their means, so that results do not depend on the position in the batch."""
     monkeypatch.setattr("torch.distributions.normal._standard_normal", lambda shape, **kind: torch.zeros(shape, **kind))
     return
 
 
-def test_loss_is_the_negative_elbo_and_sums_pixels_and_latents(double: None) -> None:
+def test_loss_is_negative_elbo_summed_over_pixels_and_dimensions(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     torch.manual_seed(3)
     loss, terms = Elbo()(vae, batch, step=0)
@@ -39,7 +39,7 @@ def test_loss_is_the_negative_elbo_and_sums_pixels_and_latents(double: None) -> 
     torch.testing.assert_close(loss, -(log_likelihood - kl).mean(), rtol=1e-12, atol=1e-12)
 
 
-def test_beta_weighs_the_loss_and_never_the_elbo(double: None) -> None:
+def test_beta_changes_loss_but_not_elbo(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     torch.manual_seed(3)
     loss, terms = Elbo(beta=4.0)(vae, batch, step=0)
@@ -47,13 +47,13 @@ def test_beta_weighs_the_loss_and_never_the_elbo(double: None) -> None:
     torch.testing.assert_close(terms["elbo"], terms["log_likelihood"] - terms["kl"])
 
 
-def test_warmup_rises_linearly_from_zero() -> None:
+def test_beta_rises_linearly_from_zero_in_warmup() -> None:
     objective = Elbo(beta=2.0, warmup_steps=10)
     assert [objective.beta_at(step) for step in (0, 5, 10, 1000)] == [0.0, 1.0, 2.0, 2.0]
     assert Elbo(beta=2.0).beta_at(0) == 2.0
 
 
-def test_sampled_kl_is_the_mean_log_ratio(double: None) -> None:
+def test_sampled_kl_is_mean_log_ratio(double: None) -> None:
     draw = make_vae().draw(make_batch(), samples=3)
     expected = (draw.log_posterior - draw.log_prior).mean(0)
     assert torch.equal(elbo_terms(draw, analytic=False)["kl"], expected)
@@ -68,34 +68,34 @@ def test_reconstruction_has_neither_elbo_nor_kl(double: None) -> None:
     torch.testing.assert_close(loss, (squared / (2 * 0.25)).mean() + constant, rtol=1e-12, atol=1e-12)
 
 
-def test_layers_without_densities_have_neither_elbo_nor_kl() -> None:
+def test_hierarchical_draw_without_prior_has_neither_elbo_nor_kl() -> None:
     draw = replace(make_two_layers().draw(make_batch()), prior=None)
     assert elbo_terms(draw).keys() == {"log_likelihood"}
 
 
 @pytest.mark.parametrize("objective", [Elbo(), Elbo(kl="sampled", samples=3), Elbo(beta=3), Reconstruction()])
-def test_loss_per_image_does_not_depend_on_the_batch(double: None, at_the_mean: None, objective: Elbo) -> None:
+def test_loss_per_image_does_not_depend_on_batch(double: None, at_the_mean: None, objective: Elbo) -> None:
     vae, batch = make_vae(), make_batch(6)
 
     def loss(images: Batch) -> torch.Tensor:
         return objective(vae, images, 0)[0]
 
-    def part(index: torch.Tensor) -> Batch:
+    def select(index: torch.Tensor) -> Batch:
         return Batch(*(each[index] for each in batch))
 
     whole = loss(batch)
-    torch.testing.assert_close(loss(part(torch.randperm(6))), whole, rtol=1e-12, atol=0)
-    torch.testing.assert_close(loss(part(torch.arange(6).repeat(3))), whole, rtol=1e-12, atol=0)
-    ragged = [part(index) for index in torch.arange(6).split(4)]
-    split = sum(loss(images) * len(images.label) for images in ragged) / 6
+    torch.testing.assert_close(loss(select(torch.randperm(6))), whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(select(torch.arange(6).repeat(3))), whole, rtol=1e-12, atol=0)
+    batches = [select(index) for index in torch.arange(6).split(4)]
+    split = sum(loss(images) * len(images.label) for images in batches) / 6
     torch.testing.assert_close(split, whole, rtol=1e-12, atol=0)
 
 
-def test_kl_does_not_depend_on_the_order_of_latents(double: None) -> None:
+def test_kl_does_not_depend_on_order_of_latent_dimensions(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     order = torch.randperm(LATENT)
     before = Elbo()(vae, batch, 0)[1]["kl"]
-    output = vae.encoder.network[-2]  # of mean, then log-variance
+    output = vae.encoder.network[-2]  # gives the means, then the log-variances
     with torch.no_grad():
         rows = torch.cat([order, LATENT + order])
         output.weight.copy_(output.weight[rows])
@@ -120,7 +120,7 @@ def log_weights(vae: VAE, batch: Batch, samples: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_bounds_are_ordered_below_the_evidence(double: None) -> None:
+def test_bounds_are_ordered_below_log_evidence(double: None) -> None:
     torch.manual_seed(0)
     vae, batch = linear_gaussian(), make_batch(4, binary=False)
     weights = log_weights(vae, batch, 50 * 2000).unflatten(0, (2000, 50))  # (repeats, K, B)
@@ -138,10 +138,10 @@ def test_bounds_are_ordered_below_the_evidence(double: None) -> None:
 
 
 @torch.no_grad()
-def test_at_the_exact_posterior_one_sample_gives_the_evidence(double: None) -> None:
+def test_one_sample_of_exact_posterior_gives_log_evidence(double: None) -> None:
     vae, batch = linear_gaussian(), make_batch(4, binary=False)
     weight, bias = vae.decoder.network[-2].weight, vae.decoder.network[-2].bias
-    # a posterior that factorises needs orthogonal columns
+    # the posterior factorises only if the columns are orthogonal
     weight.copy_(torch.linalg.qr(weight).Q * torch.tensor([0.5, 1.0, 2.0]))
     precision = 1 + weight.square().sum(0) / 0.25
     output = vae.encoder.network[-2]
@@ -154,7 +154,7 @@ def test_at_the_exact_posterior_one_sample_gives_the_evidence(double: None) -> N
 
 
 @torch.no_grad()
-def test_at_the_exact_posterior_of_two_layers_one_sample_gives_the_evidence(double: None) -> None:
+def test_one_sample_of_exact_two_layer_posterior_gives_log_evidence(double: None) -> None:
     """p(z₂) = N(0, I), p(z₁|z₂) = N(Az₂ + a, V), p(x|z₁) = N(Wz₁ + b, s²I), A, V and WᵀW diagonal."""
     vae, batch = make_two_layers(likelihood=Gaussian(0.5, mean="identity"), hidden=()), make_batch(4, binary=False)
     encoder, decoder, upper_encoder, upper_decoder = (
@@ -162,7 +162,7 @@ def test_at_the_exact_posterior_of_two_layers_one_sample_gives_the_evidence(doub
     )
     slope, shift, variance = torch.eye(3, 2) * 0.8, torch.tensor([0.3, -0.2, 0.5]), torch.tensor([0.4, 0.9, 1.3])
     decoder.weight.copy_(torch.linalg.qr(decoder.weight).Q * torch.tensor([0.5, 1.0, 2.0]))
-    marginal = (slope @ slope.T).diagonal() + variance  # of z₁
+    marginal = (slope @ slope.T).diagonal() + variance  # variance of z₁
     precision = 1 / marginal + decoder.weight.square().sum(0) / 0.25
     weight = (decoder.weight / 0.25 / precision).T
     upper_precision = 1 + (slope.T / variance @ slope).diagonal()
@@ -188,14 +188,14 @@ def test_at_the_exact_posterior_of_two_layers_one_sample_gives_the_evidence(doub
 @pytest.mark.parametrize(
     "options", [{"beta": -1}, {"beta": float("nan")}, {"warmup_steps": -1}, {"kl": "exact"}, {"samples": 0}]
 )
-def test_elbo_refuses_what_cannot_work(options: dict) -> None:
+def test_invalid_elbo_option_is_rejected(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Elbo(**options)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
-def test_compiled_it_gives_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
+def test_compiled_objective_gives_same_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         monkeypatch.setattr(onednn, "FASTER", True)
         monkeypatch.setattr(onednn, "SMALLEST", 0)
@@ -204,7 +204,7 @@ def test_compiled_it_gives_the_same_numbers_and_gradients(monkeypatch: pytest.Mo
     for _ in range(2):  # a second training in the same process
         compiled = Compiled(objective)
         counters.clear()
-        for step, size in enumerate((6, 6, 6, 4, 6, 6)):  # the fourth is no batch that it was compiled for
+        for step, size in enumerate((6, 6, 6, 4, 6, 6)):  # the fourth size is not the compiled one
             results = []
             for each in (objective, compiled):
                 torch.manual_seed(step)
@@ -216,7 +216,7 @@ def test_compiled_it_gives_the_same_numbers_and_gradients(monkeypatch: pytest.Mo
         assert not counters["graph_break"]
 
 
-def test_a_batch_of_another_size_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_of_other_size_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda _, batch, *__: sizes.append(len(batch.target)))
     compiled = Compiled(Elbo())

@@ -13,7 +13,7 @@ def test_normal_reads_mean_and_log_variance(double: None) -> None:
     torch.testing.assert_close(q.variance, log_variance.exp(), rtol=1e-12, atol=0)
 
 
-def test_softplus_never_reaches_zero(double: None) -> None:
+def test_softplus_scale_is_greater_than_zero(double: None) -> None:
     q = Normal("softplus")(torch.tensor([[0.0, 0.0, -1e4, 3.0]]))
     torch.testing.assert_close(q.stddev, torch.tensor([[1e-6, 1e-6 + 3.0485873515737421]]), rtol=1e-12, atol=0)
 
@@ -29,12 +29,12 @@ def test_scales_are_bounded_and_gradients_finite(scale: str, extreme: float) -> 
     assert parameters.grad.isfinite().all()
 
 
-def test_leading_axes_are_free() -> None:
+def test_leading_axes_are_batch_axes() -> None:
     assert Normal()(torch.zeros(4, 5, 6)).batch_shape == (4, 5)
     assert Point()(torch.zeros(4, 5, 6)).batch_shape == (4, 5)
 
 
-def test_point_has_samples_and_no_density() -> None:
+def test_point_has_samples_but_no_density() -> None:
     location = torch.randn(5, 3, requires_grad=True)
     q = Point()(location)
     assert torch.equal(q.mean, location)
@@ -43,6 +43,6 @@ def test_point_has_samples_and_no_density() -> None:
         q.log_prob(location)
 
 
-def test_unknown_scale_is_refused() -> None:
+def test_unknown_scale_is_rejected() -> None:
     with pytest.raises(ValueError, match="scale"):
         Normal(scale="variance")

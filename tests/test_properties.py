@@ -1,4 +1,4 @@
-"""Properties of any shape, option, size and seed; Hypothesis searches for a counterexample."""
+"""Properties that hold for all shapes, options, sizes and seeds; Hypothesis searches for counterexamples."""
 
 from functools import partial
 from typing import Any
@@ -58,7 +58,7 @@ def mirrored(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def built(network: type[nn.Module], *shapes: tuple[int, ...], **options: Any) -> nn.Module:
-    """Return a network with shapes only, without values."""
+    """Return a network whose weights have shapes but no values."""
     with torch.device("meta"):
         return network(*shapes, **options)
 
@@ -94,7 +94,7 @@ def assert_gradients(network: nn.Module) -> None:
 
 @examples(40)
 @given(SHAPES, convolutions(), st.lists(SMALL, min_size=1, max_size=2), SMALL)
-def test_an_encoder_has_the_stated_shape_or_names_the_option(
+def test_encoder_has_expected_shapes_or_error_names_option(
     shape: tuple[int, ...], options: dict[str, Any], out_shape: list[int], count: int
 ) -> None:
     depth = len(options["channels"])
@@ -112,16 +112,14 @@ def test_an_encoder_has_the_stated_shape_or_names_the_option(
         shapes, out = maps(built(ConvEncoder, shape, tuple(out_shape), **options), (count, *shape))
         assert out == (count, *out_shape)
         sizes = list(shape[1:])
-        for kernel, stride, pool in layers:  # an odd difference is padded by one pixel more
+        for kernel, stride, pool in layers:  # an odd difference is padded by one more pixel
             sizes = [(length + (kernel - stride) % 2) // stride // pool for length in sizes]
         assert list(shapes[-1][2:]) == sizes
 
 
 @examples(40)
 @given(SHAPES, convolutions(pools=False), SMALL)
-def test_a_decoder_is_the_mirror_image_of_its_encoder(
-    shape: tuple[int, ...], options: dict[str, Any], count: int
-) -> None:
+def test_decoder_mirrors_encoder(shape: tuple[int, ...], options: dict[str, Any], count: int) -> None:
     refused = [refusal(ConvEncoder, shape, (2,), **options), refusal(ConvDecoder, (2,), shape, **mirrored(options))]
     if refused != [None, None]:
         assert None not in refused
@@ -138,9 +136,7 @@ def test_a_decoder_is_the_mirror_image_of_its_encoder(
     st.tuples(COLOURS, st.integers(1, 40), st.integers(1, 40)),
     st.fixed_dictionaries({}, optional={"kernel": st.integers(1, 5), "stride": SMALL, "pool": SMALL}),
 )
-def test_channels_null_ends_at_seven_pixels_or_where_the_shorter_side_ends(
-    shape: tuple[int, ...], options: dict[str, Any]
-) -> None:
+def test_default_channels_reach_seven_pixels_or_maximum_depth(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     error = refusal(ConvEncoder, shape, (2,), **options)
     if options.get("stride", 2) * options.get("pool", 1) == 1:
         assert error is not None
@@ -167,13 +163,13 @@ def test_channels_null_ends_at_seven_pixels_or_where_the_shorter_side_ends(
 
 @examples(20)
 @given(SHAPES, convolutions(), st.integers(0, 2))
-def test_every_weight_of_convolutional_networks_has_a_gradient(
+def test_every_weight_of_convolutional_networks_has_gradient(
     shape: tuple[int, ...], options: dict[str, Any], context_dim: int
 ) -> None:
     unpooled = {name: value for name, value in options.items() if name != "pool"}
     assume(refusal(ConvEncoder, shape, (2,), **options) is None)
     torch.manual_seed(0)
-    smooth = {"activation": "Tanh", "linear": partial(MLP, hidden=())}  # no unit is dead
+    smooth = {"activation": "Tanh", "linear": partial(MLP, hidden=())}  # no dead units
     encoder = ConvEncoder(shape, (2,), **options, **smooth, context_dim=context_dim)
     decoder = ConvDecoder((2,), shape, **mirrored(unpooled), **smooth)
     context = torch.randn(3, context_dim) if context_dim else None
@@ -191,7 +187,7 @@ def test_every_weight_of_convolutional_networks_has_a_gradient(
     st.integers(0, 2),
     st.data(),
 )
-def test_an_mlp_maps_any_shape_to_any_shape(
+def test_mlp_maps_any_shape_to_any_shape(
     in_shape: list[int],
     out_shape: list[int],
     hidden: list[int],
@@ -228,7 +224,7 @@ def test_an_mlp_maps_any_shape_to_any_shape(
 
 
 class Numbered(ImageData):
-    """Images of two pixels, each of which is the image's number."""
+    """Images of two pixels; their value is the number of the image."""
 
     def __init__(self, size: int, **options: Any) -> None:
         super().__init__(**{"shape": (1, 1, 2), "batch_size": 1, **options})
@@ -247,7 +243,7 @@ class Numbered(ImageData):
     SEEDS,
     st.sampled_from(["none", "dynamic", "static"]),
 )
-def test_training_and_validation_images_are_all_images_once(
+def test_training_and_validation_splits_have_each_image_once(
     size: int, val_fraction: float, batch_size: int, seed: int, binarize: str
 ) -> None:
     data = Numbered(size, val_fraction=val_fraction, batch_size=batch_size, seed=seed, binarize=binarize)
@@ -266,7 +262,7 @@ def test_training_and_validation_images_are_all_images_once(
 
 @examples(50)
 @given(st.integers(2, 40), st.floats(0, 1, exclude_min=True, exclude_max=True))
-def test_training_and_test_images_are_all_images_once(size: int, fraction: float) -> None:
+def test_training_and_test_splits_have_each_image_once(size: int, fraction: float) -> None:
     train, test = (split_off_test(size, fraction, part) for part in (True, False))
     assert sorted(train.tolist() + test.tolist()) == list(range(size))
     assert len(train) >= 1
@@ -274,7 +270,7 @@ def test_training_and_test_images_are_all_images_once(size: int, fraction: float
     assert abs(len(test) - fraction * size) <= 1
 
 
-# ---- the plan of an epoch ----
+# ---- batches of an epoch ----
 
 
 @examples(80)
@@ -294,7 +290,7 @@ def test_all_processes_together_see_each_image_once(
         sizes = [len(plan.indices) for plan in plans]
         assert all(each == batch_size for each in sizes[:-1])
         assert 1 <= sizes[-1] <= batch_size + shuffle
-        assert sizes[-1] > 1 or batch_size == 1 or len(sizes) == 1 or not shuffle  # a batch norm needs two
+        assert sizes[-1] > 1 or batch_size == 1 or len(sizes) == 1 or not shuffle  # batch norm needs two images
         order = torch.cat([plan.indices for plan in plans]).tolist()
         seen[rank : rank + world_size * len(order) : world_size] = order
         steps.append(len(plans))
@@ -307,9 +303,7 @@ def test_all_processes_together_see_each_image_once(
 
 @examples(30)
 @given(st.integers(12, 60), st.integers(1, 20), SEEDS, st.integers(0, 1000), st.integers(0, 1000))
-def test_the_order_is_a_function_of_seed_and_epoch(
-    size: int, batch_size: int, seed: int, epoch: int, other: int
-) -> None:
+def test_order_depends_only_on_seed_and_epoch(size: int, batch_size: int, seed: int, epoch: int, other: int) -> None:
     def plans(seed: int, epoch: int, shuffle: bool = True) -> list[tuple[list[int], int]]:
         return [(plan.indices.tolist(), plan.seed) for plan in Batches(size, batch_size, seed, shuffle, epoch=epoch)]
 
@@ -326,7 +320,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(
 
 
 class Grey(Numbered):
-    """Images of every grey value, in rows."""
+    """Images of random grey values; the first pixel is black and the second white."""
 
     def read(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         source = torch.Generator().manual_seed(int(train))
@@ -342,7 +336,7 @@ class Grey(Numbered):
     st.tuples(COLOURS, SIDES, st.integers(2, 17)),
     st.tuples(SEEDS, SEEDS, SEEDS),
 )
-def test_a_target_is_binary_and_keeps_black_and_white(
+def test_target_is_binary_and_keeps_black_and_white(
     binarize: str, binarize_input: bool, shape: tuple[int, ...], seeds: tuple[int, ...]
 ) -> None:
     data, other = (
@@ -373,7 +367,7 @@ def test_a_target_is_binary_and_keeps_black_and_white(
     assert train.shape == (5, *shape)
     if binarize != "dynamic":
         assert torch.equal(train, drawn(data.train, True, again))
-    if binarize == "static":  # an image keeps its pixels, whichever split the seed puts it in
+    if binarize == "static":  # the pixels of an image do not depend on its split
         known = {}
         for each in (data, other):
             for split in (each.train, each.val):
@@ -395,11 +389,11 @@ AMOUNTS = st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0])
     SEEDS,
     st.booleans(),
 )
-def test_noise_does_what_it_states(
+def test_noise_sets_only_allowed_values(
     kind: type[Noise], amount: float, shape: tuple[int, ...], dtype: torch.dtype, seed: int, binary: bool
 ) -> None:
     torch.manual_seed(seed)
-    x = torch.rand(shape, dtype=dtype) * 0.8 + 0.1  # neither 0 nor 1, which noise sets
+    x = torch.rand(shape, dtype=dtype) * 0.8 + 0.1  # excludes 0 and 1, which noise sets
     if binary:
         x = x.round()
     before = x.clone()
@@ -416,7 +410,7 @@ def test_noise_does_what_it_states(
         assert ((y == 0) | (y == x)).all()
         assert amount < 1 or not y.any()
     elif kind is SaltAndPepper:
-        black, white, same = ((y == value).all(1) for value in (0, 1, x))  # in all colours
+        black, white, same = ((y == value).all(1) for value in (0, 1, x))  # in all channels
         assert (black | white | same).all()
         assert amount < 1 or (black | white).all()
     elif kind is Masking:
@@ -437,7 +431,7 @@ def blank(image: torch.Tensor, top: int, left: int, side: int) -> torch.Tensor:
 
 @examples(25)
 @given(st.tuples(SMALL, COLOURS, SIDES, SIDES), SEEDS, st.data())
-def test_a_shift_moves_any_image_by_whole_pixels(shape: tuple[int, ...], seed: int, data: st.DataObject) -> None:
+def test_shift_moves_any_image_by_whole_pixels(shape: tuple[int, ...], seed: int, data: st.DataObject) -> None:
     pixels = data.draw(st.integers(0, min(2, min(shape[-2:]) - 1)))
     torch.manual_seed(seed)
     images = torch.randint(256, shape, dtype=torch.uint8)

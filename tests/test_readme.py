@@ -1,4 +1,4 @@
-"""The commands of the README, docs/compose.md and docs/figures.md do what they say, on small data for an epoch."""
+"""The commands in README.md, docs/compose.md and docs/figures.md run, on digits and for one or two epochs."""
 
 import re
 import shlex
@@ -21,13 +21,13 @@ README, COMPOSE, FIGURES = (PAGES[name] for name in ("README.md", "compose.md", 
 
 
 def commands(page: str) -> list[str]:
-    """The command lines of a page."""
+    """Return the command lines of a page."""
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
 
 
-LATER = "outputs/first"  # in commands on a run that another has made
-COMMANDS = [line for line in commands(README + COMPOSE) if LATER not in line]
+EXISTING_RUN = "outputs/first"  # in commands that need an existing run
+COMMANDS = [line for line in commands(README + COMPOSE) if EXISTING_RUN not in line]
 PYTHON = re.findall(r"```python\n(.*?)```", README + COMPOSE, re.DOTALL)
 SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme", "callbacks=none"]
 
@@ -45,7 +45,7 @@ def test_every_command_trains(
     if "-m" in arguments:
         done = command(*arguments, *SHORT)
         assert done.returncode == 0, done.stderr
-    else:  # the same without waiting for imports
+    else:  # in this process, which has imported everything
         monkeypatch.chdir(tmp_path)
         train([*arguments, *SHORT])
     jobs = [argument.count(",") + 1 for argument in arguments if re.match(r"(model|latent_dim)=", argument)]
@@ -56,9 +56,9 @@ def test_every_command_trains(
 
 
 @pytest.mark.slow
-def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_on_existing_run_write_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ways = {
+    functions = {
         "vae_lab.train": train,
         "vae_lab.generate": generate,
         "vae_lab.evaluate": evaluate,
@@ -66,11 +66,11 @@ def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pyt
     }
     short = ["data=digits", "trainer.max_epochs=2", "encoder.hidden=[16]", "decoder.hidden=[16]"]
     made: list[Path] = []
-    for number, line in enumerate(commands(FIGURES) + [line for line in commands(README) if LATER in line]):
+    for number, line in enumerate(commands(FIGURES) + [line for line in commands(README) if EXISTING_RUN in line]):
         python, dash, module, *arguments = shlex.split(line)
         assert (python, dash) == ("python", "-m")
-        run_dir = [] if LATER in line else [f"hydra.run.dir=outputs/{number}"]
-        done = ways[module]([*arguments, *(short + run_dir if module == "vae_lab.train" else [])])
+        run_dir = [] if EXISTING_RUN in line else [f"hydra.run.dir=outputs/{number}"]
+        done = functions[module]([*arguments, *(short + run_dir if module == "vae_lab.train" else [])])
         made += done if isinstance(done, list) else []
     first = {str(file.relative_to("outputs/first")) for file in made if file.is_relative_to("outputs/first")}
     assert {"generated/samples.gif", "generated/samples.npz", "generated/samples", "generated/tsne.png"} <= first
@@ -87,13 +87,13 @@ def test_the_commands_on_a_run_do_what_they_say(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if " -m model" not in line])
-def test_every_command_stands_as_it_is_written(line: str) -> None:
+def test_every_command_composes_and_builds(line: str) -> None:
     config = compose("train", shlex.split(line)[3:])[0]
     runs.build_module(config)
     runs.build_data(config)
 
 
-def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in PYTHON:
@@ -102,7 +102,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["reconstruction"].shape == (8, 1, 8, 8)
 
 
-def test_the_make_targets_of_the_readme_exist() -> None:
+def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
     assert targets == ["demo", "test"]
@@ -110,7 +110,7 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     assert all(f"\n{target}:" in makefile for target in {*targets, *named})
 
 
-def test_the_demo_trains_and_names_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_trains_and_names_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (recipe,) = re.findall(r"\ndemo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
     program, dash, module, *arguments = shlex.split(recipe.replace("\\\n", " "))
@@ -121,26 +121,26 @@ def test_the_demo_trains_and_names_the_page(tmp_path: Path, monkeypatch: pytest.
     assert (run.path / "train.log").read_text().rstrip().endswith(f"open {page}")
 
 
-def test_the_commands_of_every_page_are_run() -> None:
-    """A page with commands is here, or has a test file of its own."""
+def test_every_page_with_commands_is_tested() -> None:
+    """Each page with commands is tested here or in its own test file."""
     here = {"README.md", "compose.md", "figures.md"}
     assert {name for name, page in PAGES.items() if commands(page)} == here | {"extending.md", "experiments.md"}
 
 
-def test_links_lead_somewhere() -> None:
+def test_link_targets_exist() -> None:
     for name, page in PAGES.items():
         folder = ROOT if name == "README.md" else ROOT / "docs"
         for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", page):
-            generated = name != "README.md" and link == "reference/components.md"  # a page of the site alone
+            generated = name != "README.md" and link == "reference/components.md"  # exists only on the site
             assert generated or (folder / link).exists(), f"{name}: {link}"
 
 
-def test_it_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.splitlines()) < 130
 
 
-def test_the_page_on_composing_names_no_component_that_does_not_exist() -> None:
-    """The reference of all components is generated from the YAML files."""
+def test_components_in_compose_page_exist() -> None:
+    """The page need not name all components: the reference is generated from the YAML files."""
     groups = {
         folder.name: {file.stem for file in folder.glob("[!_]*.yaml")} for folder in CONF.iterdir() if folder.is_dir()
     }

@@ -1,4 +1,4 @@
-"""The generated references of the site have every option of `conf/`, with its default and the values it accepts."""
+"""The generated reference pages contain every option of `conf/`, with its default and accepted values."""
 
 import re
 import sys
@@ -22,20 +22,20 @@ FILES = [file for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "
 
 
 def section(page: str, anchor: str) -> str:
-    """Return the text between a heading and the next."""
+    """Return the text below the heading with this anchor."""
     found = re.search(rf"^##+ [^\n]*\{{#{re.escape(anchor)}\}}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
     assert found, anchor
     return found[1]
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Return the rows of the tables in a text by their first cell."""
+    """Return the first cell of each table row, with the other cells."""
     cells = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| `")]
     return {first.strip("`"): rest for first, *rest in cells}
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of a file and their values, except those that name classes and other files."""
+    """Yield the dotted keys of a file and their values, without references to classes and other files."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -48,7 +48,7 @@ def same(cell: str, value: Any) -> bool:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_every_option_of_a_component_has_its_default(file: Path) -> None:
+def test_every_option_of_component_has_default(file: Path) -> None:
     group, common, preset = file.parent.name, file.stem.startswith("_"), "@package _global_" in file.read_text()
     found = rows(section(COMPONENTS, f"{group}-{'common' if common else file.stem}"))
     for key, value in leaves(yaml.safe_load(file.read_text()) or {}):
@@ -59,7 +59,7 @@ def test_every_option_of_a_component_has_its_default(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ROOTS)
-def test_every_key_of_a_command_has_its_default(name: str) -> None:
+def test_every_key_of_command_has_default(name: str) -> None:
     text = re.split(rf"^## {name}$", COMMANDS, flags=re.MULTILINE)[1].partition("\n## ")[0]
     found = rows(text)
     values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
@@ -80,15 +80,15 @@ def test_every_key_of_a_command_has_its_default(name: str) -> None:
         ("trainer-default", "trainer.precision", "`bf16-mixed`"),
     ],
 )
-def test_options_say_which_values_they_accept(anchor: str, key: str, accepted: str) -> None:
+def test_options_have_accepted_values(anchor: str, key: str, accepted: str) -> None:
     assert accepted in rows(section(COMPONENTS, anchor))[key][1].replace("\\|", "|")
 
 
-def test_papers_are_links() -> None:
+def test_papers_are_linked() -> None:
     assert "[1312.6114](https://arxiv.org/abs/1312.6114)" in section(COMPONENTS, "posterior-normal")
 
 
-def test_comments_above_and_behind_are_descriptions(tmp_path: Path) -> None:
+def test_comments_above_and_after_option_form_description(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(
         "# At the top.\ndefaults: [other, _self_]\n\n# above,\na: 1e-3  # behind\nb:\n  c: [1, 2]  # lists\n  d: x\n"
@@ -99,5 +99,5 @@ def test_comments_above_and_behind_are_descriptions(tmp_path: Path) -> None:
     assert options == [("a", "1e-3", "above, behind"), ("b.c", "[1, 2]", "lists"), ("b.d", "x", "")]
 
 
-def test_text_is_shown_as_it_is() -> None:
+def test_escaped_text_is_shown_verbatim() -> None:
     assert reference.escape("p(x|z), <root>/*, `a|b`") == r"p(x\|z), \<root>/\*, `a|b`"

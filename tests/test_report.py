@@ -1,4 +1,4 @@
-"""The page of a run: that it says what is true of the run, shows its figures, and reads well in a browser."""
+"""The report of a run: its content, its figures, and how a browser displays it."""
 
 import base64
 import csv
@@ -32,7 +32,7 @@ CHROMIUM = shutil.which("chromium")
 
 
 class Reader(HTMLParser):
-    """The words of a page, the rows of its tables, and its images."""
+    """Parse the text of a report, the rows of its tables and its images."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -67,27 +67,27 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with the default figures, those of some after each of seven epochs."""
+def completed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of seven epochs with the default figures, and samples after each epoch."""
     path = tmp_path_factory.mktemp("report") / "run"
     every = ["callbacks.samples.every_n_epochs=1", "trainer.max_epochs=7", "seed=3"]
     return train([*SMALL, *every, f"hydra.run.dir={path}"])
 
 
-def test_a_training_makes_the_page_and_says_which_file_to_open(finished: Run) -> None:
-    page = finished.path / "report.html"
+def test_training_writes_report_and_logs_its_path(completed_run: Run) -> None:
+    page = completed_run.path / "report.html"
     assert page.stat().st_size < 5_000_000
-    assert (finished.path / "train.log").read_text().splitlines()[-1].endswith(f"open {page}")
+    assert (completed_run.path / "train.log").read_text().splitlines()[-1].endswith(f"open {page}")
 
 
-def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> None:
-    page = Reader(finished.path / "report.html")
+def test_report_contains_configuration_and_metrics(completed_run: Run) -> None:
+    page = Reader(completed_run.path / "report.html")
     assert "Bernoulli MLP VAE, z = 2, Digits" in page.text
     assert ["latent_dim", "2", "20"] in page.rows
     assert ["encoder.hidden", "[16]", "[500, 500]"] in page.rows
     assert [row for row in page.rows if row[0] == "data" and row[1].startswith("Digits ") and row[2] == "MNIST"]
     assert "data=digits latent_dim=2" in page.text
-    best = finished.module.epoch
+    best = completed_run.module.epoch
     assert f"The metrics are those of best.ckpt, epoch {best};" in page.text
     assert ["seed", "3", "0"] in page.rows
     keys = {row[0] for row in page.rows}
@@ -95,27 +95,27 @@ def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> No
     for name in ("elbo", "log_likelihood", "kl", "mse"):
         (row,) = [row for row in page.rows if row[0].split()[:1] == [name]]
         assert [float(value) for value in row[1:]] == pytest.approx(
-            [finished.metrics[f"{stage}/{name}"] for stage in ("val", "test")], rel=1e-5
+            [completed_run.metrics[f"{stage}/{name}"] for stage in ("val", "test")], rel=1e-5
         )
     (revision,) = [row[1] for row in page.rows if row[0] == "revision"]
-    assert revision.startswith(finished.metrics["git/revision"] or "unknown (not a git checkout)")
+    assert revision.startswith(completed_run.metrics["git/revision"] or "unknown (not a git checkout)")
     assert ("in no commit" in revision) == revision.split(" ")[0].endswith("-dirty")
-    assert ["torch", finished.metrics["version/torch"]] in page.rows
+    assert ["torch", completed_run.metrics["version/torch"]] in page.rows
 
 
-def test_the_table_of_classes_is_that_of_the_file(finished: Run) -> None:
-    page = Reader(finished.path / "report.html")
-    with (finished.path / "class_mse.csv").open() as file:
+def test_class_table_equals_class_mse_csv(completed_run: Run) -> None:
+    page = Reader(completed_run.path / "report.html")
+    with (completed_run.path / "class_mse.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10
     for row in rows:
         assert [row["name"], row["images"], f"{float(row['mse']):.4g}", ""] in page.rows
 
 
-def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finished: Run) -> None:
-    page = Reader(finished.path / "report.html")
+def test_report_shows_every_figure_with_explanation(completed_run: Run) -> None:
+    page = Reader(completed_run.path / "report.html")
     shown = {image["alt"]: image for image in page.images}
-    drawn = {folder.name: sorted(folder.glob("*.png")) for folder in (finished.path / "figures").iterdir()}
+    drawn = {folder.name: sorted(folder.glob("*.png")) for folder in (completed_run.path / "figures").iterdir()}
     assert len(drawn) == 10
     for name, files in drawn.items():
         last = shown[f"{name}, epoch {int(files[-1].stem[-4:])}"]
@@ -127,82 +127,84 @@ def test_every_figure_is_on_the_page_as_it_was_drawn_with_what_to_look_for(finis
             assert (int(last["width"]), int(last["height"])) == image.size == shown_image.size
             difference = np.asarray(image.convert("RGB"), float) - np.asarray(shown_image.convert("RGB"), float)
             assert np.abs(difference).mean() < 3
-        drawing = runs.build.class_of(finished.config.callbacks[name])
-        assert drawing is not None
-        assert drawing.look_for
-        assert drawing.look_for in page.text
+        figure = runs.build.class_of(completed_run.config.callbacks[name])
+        assert figure is not None
+        assert figure.look_for
+        assert figure.look_for in page.text
     assert [alt for alt in shown if alt.startswith("samples")] == [f"samples, epoch {n}" for n in (7, 1, 3, 4, 6)]
     assert "4 of 6 earlier images" in page.text
 
 
-def test_figures_stand_in_the_order_of_the_configuration(finished: Run) -> None:
-    names = [image["alt"].partition(",")[0] for image in Reader(finished.path / "report.html").images]
-    order = list(finished.config.callbacks)
+def test_figures_have_order_of_configuration(completed_run: Run) -> None:
+    names = [image["alt"].partition(",")[0] for image in Reader(completed_run.path / "report.html").images]
+    order = list(completed_run.config.callbacks)
     assert list(dict.fromkeys(names)) == sorted(set(names), key=order.index)
 
 
-def test_the_page_needs_nothing_else(finished: Run) -> None:
-    page = Reader(finished.path / "report.html")
-    text = (finished.path / "report.html").read_text()
+def test_report_is_self_contained(completed_run: Run) -> None:
+    page = Reader(completed_run.path / "report.html")
+    text = (completed_run.path / "report.html").read_text()
     assert all(re.match(r"data:image/(png|webp);base64,", image["src"]) for image in page.images)
     assert "script" not in page.tags
     assert not re.search(r"https?://|url\(|@import|<link(?![^>]*href=\"data:)", text)
 
 
-def again(file: Path) -> list[str]:
-    """The arguments of the command that a page gives."""
+def command_arguments(file: Path) -> list[str]:
+    """Return the arguments of the command in a report."""
     (line,) = re.findall(r'<pre class="command" id="command"[^>]*>(.*?)</pre>', file.read_text(), re.DOTALL)
     python, dash, module, *arguments = shlex.split(unescape(line))
     assert (python, dash, module) == ("python", "-m", "vae_lab.train")
     return arguments
 
 
-def test_the_command_makes_the_same_training_again(finished: Run) -> None:
-    arguments = again(finished.path / "report.html")
-    assert not [each for each in arguments if each.startswith("hydra.")]  # it gets a directory of its own
-    assert runs.changes.changes(compose("train", arguments)[0], finished.config) == {}
+def test_command_reproduces_configuration(completed_run: Run) -> None:
+    arguments = command_arguments(completed_run.path / "report.html")
+    assert not [each for each in arguments if each.startswith("hydra.")]  # the new run has its own run directory
+    assert runs.changes.changes(compose("train", arguments)[0], completed_run.config) == {}
 
 
-def test_the_command_of_a_run_that_went_on_has_its_last_settings(tmp_path: Path) -> None:
+def test_command_of_resumed_run_has_its_last_options(tmp_path: Path) -> None:
     run = train([*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"])
     run = train([f"resume={run.path}", "trainer.max_epochs=2"])
-    arguments = again(run.path / "report.html")
+    arguments = command_arguments(run.path / "report.html")
     assert "trainer.max_epochs=2" in arguments
     assert "trainer.max_epochs=1" not in arguments
     assert runs.changes.changes(compose("train", arguments)[0], run.config) == {}
 
 
-def test_what_was_added_stays_added(tmp_path: Path) -> None:
+def test_command_keeps_added_options(tmp_path: Path) -> None:
     added = ["+trainer.inference_mode=true", "trainer.max_epochs=1", "callbacks=none"]
     run = train([*SMALL, *added, f"hydra.run.dir={tmp_path / 'run'}"])
     run = train([f"resume={run.path}", "+trainer.inference_mode=false", "trainer.max_epochs=2"])
-    arguments = again(run.path / "report.html")
+    arguments = command_arguments(run.path / "report.html")
     assert "+trainer.inference_mode=false" in arguments
     assert runs.changes.changes(compose("train", arguments)[0], run.config) == {}
 
 
-def test_what_was_taken_away_is_a_difference(tmp_path: Path) -> None:
+def test_deleted_option_is_listed_as_difference(tmp_path: Path) -> None:
     options = ["~optimizer.weight_decay", "trainer.max_epochs=1", "callbacks=none"]
     page = Reader(train([*SMALL, *options, f"hydra.run.dir={tmp_path / 'run'}"]).path / "report.html")
     assert ["optimizer.weight_decay", "not set", "0.0"] in page.rows
 
 
-def test_a_part_of_the_users_own_is_found_again(command: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+def test_command_keeps_search_path_of_user_defined_preset(
+    command: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "tiny.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /encoder: mlp_512\n  - override /decoder: mlp_512\n"
     )
-    place = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
-    done = command(place, "model=tiny", "data=digits", "trainer.max_epochs=1", "callbacks=none", "latent_dim=2")
+    searchpath = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    done = command(searchpath, "model=tiny", "data=digits", "trainer.max_epochs=1", "callbacks=none", "latent_dim=2")
     assert done.returncode == 0, done.stderr
     (page,) = tmp_path.glob("outputs/vae/*/report.html")
     assert done.stdout.splitlines()[-1].endswith(f"open {page.relative_to(tmp_path)}")
-    assert place in again(page)
-    config = compose("train", again(page))[0]
+    assert searchpath in command_arguments(page)
+    config = compose("train", command_arguments(page))[0]
     assert runs.changes.changes(config, runs.directory.stored_config(page.parent)) == {}
 
 
-def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path: Path) -> None:
+def test_report_includes_generated_figures(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     generate([f"run={path}", "figure=samples", "n=4"])
     file = report([f"run={path}", f"out={tmp_path / 'pages' / 'page.html'}"])
@@ -213,7 +215,7 @@ def test_what_was_generated_since_comes_onto_the_page(digits_run: Run, tmp_path:
     assert not (path / "figures" / "samples").exists()
 
 
-def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, tmp_path: Path) -> None:
+def test_report_of_interrupted_run_says_so(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     (path / "metrics.json").unlink()
     page = Reader(pages.write(path))
@@ -224,13 +226,13 @@ def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, 
     assert f"python -m vae_lab.train resume={path}" in page.text
     shutil.rmtree(path / "checkpoints")
     assert "resume=" not in Reader(pages.write(path)).text
-    assert not [row for row in page.rows if row[:1] == ["class"]]  # that table is of a test
-    for left in ("figures", "metrics.csv"):
-        shutil.rmtree(path / left) if left == "figures" else (path / left).unlink()
+    assert not [row for row in page.rows if row[:1] == ["class"]]  # this table shows the test split
+    for name in ("figures", "metrics.csv"):
+        shutil.rmtree(path / name) if name == "figures" else (path / name).unlink()
     assert "no epoch is recorded" in Reader(pages.write(path)).text
 
 
-def test_names_are_text_and_no_markup(digits_run: Run, tmp_path: Path) -> None:
+def test_class_names_are_escaped(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     name = "<img src=x onerror=alert(1)>"
     (path / "class_mse.csv").write_text(f"class,name,images,mse\n0,{name},3,0.5\n1,b,0,\n")
@@ -258,7 +260,7 @@ def test_names_are_text_and_no_markup(digits_run: Run, tmp_path: Path) -> None:
         ("config.yaml", b"\xff\xfe\xff"),
     ],
 )
-def test_what_is_damaged_is_named(digits_run: Run, tmp_path: Path, file: str, content: bytes) -> None:
+def test_corrupt_file_is_named(digits_run: Run, tmp_path: Path, file: str, content: bytes) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     if file == "metrics.csv":
         (path / "metrics.json").unlink()
@@ -268,7 +270,7 @@ def test_what_is_damaged_is_named(digits_run: Run, tmp_path: Path, file: str, co
     assert not list(path.glob("*.tmp"))
 
 
-def test_what_cannot_be_written_or_is_no_run_is_refused(digits_run: Run, tmp_path: Path) -> None:
+def test_invalid_run_key_or_output_is_rejected(digits_run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a run directory"):
         report([f"run={tmp_path}"])
     with pytest.raises(ConfigError, match=r"^run: missing"):
@@ -280,15 +282,15 @@ def test_what_cannot_be_written_or_is_no_run_is_refused(digits_run: Run, tmp_pat
         report([f"run={digits_run.path}", f"out={tmp_path / 'file' / 'page.html'}"])
 
 
-def test_a_page_that_fails_does_not_fail_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_report_does_not_fail_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> Path:
         raise RuntimeError("no\nroom")
 
     monkeypatch.setattr(pages, "write", fails)
     run = train([*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"])
-    said = (run.path / "train.log").read_text()
-    assert "cannot write report.html: RuntimeError: no room" in said
-    assert f"results: {run.path}\n" in said
+    log = (run.path / "train.log").read_text()
+    assert "cannot write report.html: RuntimeError: no room" in log
+    assert f"results: {run.path}\n" in log
 
 
 @pytest.mark.parametrize(
@@ -314,12 +316,12 @@ def test_a_page_that_fails_does_not_fail_the_training(tmp_path: Path, monkeypatc
         *(1e-4, None, True, [1, "ELU"], {"_target_": "a.B", "n": [1, None]}),
     ],
 )
-def test_a_value_is_written_as_hydra_reads_it(value: object) -> None:
+def test_literal_is_read_by_hydra_as_same_value(value: object) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"key={literal(value)}"])
     assert override.value() == value
 
 
-def test_a_run_whose_class_is_not_here_any_more_has_a_page(digits_run: Run, tmp_path: Path) -> None:
+def test_report_is_written_if_classes_no_longer_exist(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "moved"))
     for file in (path / "config.yaml", path / ".hydra" / "config.yaml"):
         text = (
@@ -330,10 +332,12 @@ def test_a_run_whose_class_is_not_here_any_more_has_a_page(digits_run: Run, tmp_
         file.write_text(text)
     page = Reader(pages.write(path))
     assert "Bernoulli MLP VAE, z = 3, Data" in page.text
-    assert again(path / "report.html") == again(pages.write(digits_run.path, tmp_path / "page.html"))
+    assert command_arguments(path / "report.html") == command_arguments(
+        pages.write(digits_run.path, tmp_path / "page.html")
+    )
 
 
-def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_deletes_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train([*SMALL, "trainer.max_epochs=1", "callbacks=class_mse", f"hydra.run.dir={tmp_path / 'run'}"])
     monkeypatch.setattr("vae_lab.runs.directory.write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -342,7 +346,7 @@ def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch:
     assert "This run is not completed." in Reader(pages.write(run.path)).text
 
 
-def test_a_run_that_has_ended_without_a_page_gets_one(tmp_path: Path) -> None:
+def test_missing_report_of_completed_run_is_written(tmp_path: Path) -> None:
     options = [*SMALL, "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"]
     page = train(options).path / "report.html"
     page.unlink()
@@ -350,7 +354,7 @@ def test_a_run_that_has_ended_without_a_page_gets_one(tmp_path: Path) -> None:
     assert page.exists()
 
 
-def test_numbers_that_no_density_is_behind_say_so(tmp_path: Path) -> None:
+def test_unnormalised_metrics_are_explained(tmp_path: Path) -> None:
     grey = ["likelihood=cross_entropy", "trainer.max_epochs=1", "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"]
     page = Reader(train([*SMALL, *grey]).path / "report.html")
     assert [row for row in page.rows if row[0].startswith("elbo_unnormalised replaces the ELBO")]
@@ -358,7 +362,7 @@ def test_numbers_that_no_density_is_behind_say_so(tmp_path: Path) -> None:
     assert not [row for row in page.rows if row[0].split(" ")[0] == "elbo"]
 
 
-def test_large_pictures_are_made_smaller_and_what_does_not_fit_is_named(
+def test_large_figures_are_compressed_or_omitted(
     digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
@@ -375,13 +379,13 @@ def test_large_pictures_are_made_smaller_and_what_does_not_fit_is_named(
     assert [image["alt"] for image in page.images] == ["curves, epoch 2", "noise, epoch 2"]
     assert "noise.png Omitted to limit the size of the report." in page.text
     assert "Earlier images (1) are omitted to limit the size of the report." in page.text
-    Image.new("RGB", (60, 60)).save(path / "generated" / "plain.png")  # which comes behind, and fits
+    Image.new("RGB", (60, 60)).save(path / "generated" / "plain.png")  # comes last, but is small enough
     monkeypatch.setattr(pages, "MOST_BYTES", pages.MOST_BYTES + 500)
     names = [image["alt"] for image in Reader(pages.write(path)).images]
     assert names == ["curves, epoch 2", "noise, epoch 2", "plain.png, completed run"]
 
 
-def test_every_place_on_the_page_has_a_name_of_its_own(digits_run: Run, tmp_path: Path) -> None:
+def test_ids_are_unique_and_link_targets_exist(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     (path / "generated").mkdir()
     for name in ("curves.png", "a b.png", "curves.gif"):
@@ -393,7 +397,7 @@ def test_every_place_on_the_page_has_a_name_of_its_own(digits_run: Run, tmp_path
     assert set(links) <= set(names)
 
 
-def test_settings_of_an_autoencoder(tmp_path: Path) -> None:
+def test_report_of_autoencoder_lists_its_options(tmp_path: Path) -> None:
     small = ["data=digits", "latent_dim=2", "model=ae_conv", "encoder.linear.hidden=[16]", "trainer.max_epochs=1"]
     run = train([*small, "callbacks=curves", f"hydra.run.dir={tmp_path / 'run'}"])
     page = Reader(run.path / "report.html")
@@ -420,21 +424,21 @@ def browser() -> Iterator:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it(browser, finished: Run, width: int) -> None:
-    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(request.url))
+def test_browser_displays_report(browser, completed_run: Run, width: int) -> None:
+    page, problems = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(request.url))
     page.on(
-        "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
     )
-    page.goto(f"file://{finished.path / 'report.html'}")
+    page.goto(f"file://{completed_run.path / 'report.html'}")
     sizes = page.evaluate(
         "[...document.images].map(image => [image.complete, image.naturalWidth, image.naturalHeight])"
     )
     assert len(sizes) == 10 + 4
     assert all(complete and width > 100 and height > 100 for complete, width, height in sizes)
-    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing stands out to the right
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # no horizontal overflow
     edges = page.evaluate(
         "[...document.querySelectorAll('figure img')].filter(image => image.checkVisibility())"
         ".map(image => image.getBoundingClientRect().right)"
@@ -445,10 +449,10 @@ def test_a_browser_shows_it(browser, finished: Run, width: int) -> None:
     before = wide.bounding_box()["width"]
     wide.click()
     natural = page.evaluate("document.querySelector('img[alt^=traversals]').naturalWidth")
-    assert wide.bounding_box()["width"] == pytest.approx(natural + 2, abs=1)  # with its frame
-    assert before == pytest.approx(min(natural + 2, width - 32), abs=1)  # 16 pixels stay free at each side
+    assert wide.bounding_box()["width"] == pytest.approx(natural + 2, abs=1)  # including its border
+    assert before == pytest.approx(min(natural + 2, width - 32), abs=1)  # a margin of 16 pixels on each side
     assert page.evaluate("document.documentElement.scrollWidth") == width
     with Image.open(io.BytesIO(page.screenshot(full_page=True))) as screen:
         assert screen.width == width
     page.close()
-    assert wrong == []
+    assert problems == []

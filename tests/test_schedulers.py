@@ -18,19 +18,19 @@ def rates(losses: list[float], **options: object) -> list[float]:
     return seen
 
 
-def test_the_rate_falls_after_the_patience() -> None:
+def test_learning_rate_falls_after_patience() -> None:
     assert rates([5, 4, 4, 4, 4, 4], factor=0.1, patience=1) == [1, 1, 1, 0.1, 0.1, pytest.approx(0.01)]
 
 
 @pytest.mark.parametrize("level", [100.0, -100.0])
-def test_a_fall_counts_in_nats_whatever_the_sign_of_the_loss(level: float) -> None:
-    """Relative to the loss, a loss below 0 that stands still would count as falling."""
+def test_threshold_is_in_nats_for_either_sign_of_loss(level: float) -> None:
+    """With a threshold relative to the loss, a constant loss below 0 would count as falling."""
     assert rates([level] * 4, patience=1)[-1] == 0.1
     assert rates([level - 0.02 * step for step in range(6)], patience=1)[-1] == 1
     assert rates([level - 0.005 * step for step in range(2)], patience=0)[-1] == 0.1
 
 
-@pytest.mark.parametrize(("options", "named"), [({"monitor": "val"}, "monitor"), ({"factor": 1.5}, "factor")])
-def test_what_cannot_work_is_refused(options: dict, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+@pytest.mark.parametrize(("options", "option"), [({"monitor": "val"}, "monitor"), ({"factor": 1.5}, "factor")])
+def test_invalid_option_is_rejected(options: dict, option: str) -> None:
+    with pytest.raises(ValueError, match=option):
         make(**options)

@@ -1,4 +1,4 @@
-"""A run directory that an earlier revision wrote still loads, tests, draws, resumes and has its page."""
+"""A run directory of an earlier version loads, evaluates, resumes, and has figures and a report."""
 
 import json
 import shutil
@@ -16,11 +16,11 @@ from vae_lab.train import train
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """A copy of a run of 0.1.0 at revision 8afb7aa: two epochs of digits, with an EarlyStopping of Lightning's."""
+    """A copy of a run of version 0.1.0, revision 8afb7aa: two epochs on digits, with Lightning's EarlyStopping."""
     return Path(shutil.copytree(ROOT / "tests" / "runs" / "0.1.0", tmp_path / "run"))
 
 
-def test_it_loads_and_gives_the_numbers_that_it_gave(stored: Path) -> None:
+def test_stored_run_loads_and_gives_stored_metrics(stored: Path) -> None:
     run = runs.load(stored)
     assert run.module.epoch == 2
     written = json.loads((stored / "metrics.json").read_text())
@@ -31,22 +31,22 @@ def test_it_loads_and_gives_the_numbers_that_it_gave(stored: Path) -> None:
     assert "Bernoulli MLP VAE" in report([f"run={stored}"]).read_text()
 
 
-def test_it_resumes_as_it_did_then(stored: Path) -> None:
+def test_stored_run_resumes_with_same_metrics(stored: Path) -> None:
     run = train([f"resume={stored}", "trainer.max_epochs=4"])
     assert run.metrics["epochs"] == 4
-    assert run.metrics["test/elbo"] == pytest.approx(-42.178742592049176, rel=1e-4)  # what that revision gave
+    assert run.metrics["test/elbo"] == pytest.approx(-42.178742592049176, rel=1e-4)  # the value of that revision
     assert run.metrics["test/mse"] == pytest.approx(0.23599934947357867, rel=1e-4)
     assert sorted(path.name for path in (stored / "figures").iterdir()) == ["class_mse", "curves", "samples"]
 
 
-def test_the_same_command_finds_it_finished(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
-    given = runs.directory.stored_overrides(stored)
+def test_same_command_finds_stored_run_completed(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+    overrides = runs.directory.stored_overrides(stored)
     with caplog.at_level("INFO"):
-        train([*given, f"hydra.run.dir={stored}"])
+        train([*overrides, f"hydra.run.dir={stored}"])
     assert "already completed" in caplog.text
 
 
-def test_old_names_are_known_however_they_are_written(stored: Path) -> None:
+def test_old_class_names_are_replaced_in_any_notation(stored: Path) -> None:
     config = (stored / "config.yaml").read_text()
     (stored / "config.yaml").write_text(config.replace("vae_lab.callbacks.Samples", "'vae_lab.callbacks.Samples'"))
     assert runs.directory.stored_config(stored).callbacks.samples._target_ == "vae_lab.figures.Samples"

@@ -1,4 +1,4 @@
-"""Training from Python: what it computes, that it repeats itself, goes on where it stopped, and writes down."""
+"""Training from Python: results, reproducibility, resume, and the run directory."""
 
 import copy
 import csv
@@ -32,7 +32,7 @@ Trainer = Callable[..., Run]
 
 @pytest.fixture
 def small(tmp_path: Path) -> Trainer:
-    """Train a small model on digits, in a folder of its own for each name."""
+    """Return a function that trains a small model on digits in the run directory `name`."""
 
     def run(*overrides: str, name: str = "run") -> Run:
         return train([*SMALL, f"hydra.run.dir={tmp_path / name}", *overrides])
@@ -54,7 +54,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_training_is_what_a_bare_loop_does_with_the_same_draws(small: Trainer) -> None:
+def test_training_equals_bare_loop_with_same_random_numbers(small: Trainer) -> None:
     run = small("seed=4")
     torch.manual_seed(4)
     module = runs.build_module(run.config)
@@ -78,7 +78,7 @@ def test_training_is_what_a_bare_loop_does_with_the_same_draws(small: Trainer) -
 
 
 @torch.no_grad()
-def test_reported_numbers_are_those_of_the_test_split(small: Trainer) -> None:
+def test_reported_metrics_are_means_over_test_split(small: Trainer) -> None:
     run = small("posterior.scale=softplus", "data.batch_size=100")
     total = dict.fromkeys(("elbo", "kl", "log_likelihood", "mse"), 0.0)
     for indices, seed in Batches(len(run.data.test), 100, 0, shuffle=False):
@@ -99,7 +99,7 @@ def test_reported_numbers_are_those_of_the_test_split(small: Trainer) -> None:
         assert run.metrics[f"test/{name}"] == pytest.approx(value, rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_weights(small: Trainer) -> None:
+def test_same_seed_gives_same_weights(small: Trainer) -> None:
     first, again, other = small(name="a"), small(name="b"), small("seed=1", name="c")
     assert same(weights(first), weights(again))
     assert not same(weights(first), weights(other))
@@ -107,13 +107,13 @@ def test_the_same_seed_gives_the_same_weights(small: Trainer) -> None:
         assert first.metrics[name] == again.metrics[name]
 
 
-def test_loader_workers_change_nothing(small: Trainer) -> None:
+def test_loader_workers_do_not_change_weights(small: Trainer) -> None:
     plain = small("data.binarize=dynamic", name="a")
     workers = small("data.binarize=dynamic", "data.num_workers=2", name="b")
     assert same(weights(plain), weights(workers))
 
 
-def test_a_run_goes_on_as_if_it_had_never_stopped(small: Trainer) -> None:
+def test_resumed_run_equals_uninterrupted_run(small: Trainer) -> None:
     options = ["data.binarize=dynamic", "encoder.dropout=0.1"]
     whole = small(*options, "trainer.max_epochs=5", name="whole")
     half = small(*options, "trainer.max_epochs=3", name="half")
@@ -138,7 +138,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(small: Trainer) -> None:
         ["scheduler=cosine", "scheduler.T_max=5"],
     ],
 )
-def test_a_learning_rate_goes_on_where_it_was(small: Trainer, scheduler: list[str]) -> None:
+def test_resumed_run_continues_scheduler(small: Trainer, scheduler: list[str]) -> None:
     options = [*scheduler, "data.rotation=15", "noise=salt_and_pepper", "likelihood=gaussian_shared"]
     whole = small(*options, "trainer.max_epochs=5", name="whole")
     half = small(*options, "trainer.max_epochs=3", name="half")
@@ -150,15 +150,15 @@ def test_a_learning_rate_goes_on_where_it_was(small: Trainer, scheduler: list[st
     assert rates[0][0] == 1e-3
 
 
-def test_a_plateau_of_the_validation_counts_epochs_that_have_one(small: Trainer) -> None:
+def test_validation_plateau_counts_only_epochs_with_validation(small: Trainer) -> None:
     plateau = ["scheduler=plateau", "scheduler.monitor=validation", "scheduler.patience=0", "scheduler.threshold=1e6"]
     run = small(*plateau, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=6")
     rates = [float(row["train/lr"]) for row in curves(run)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])  # the first validation begins the count
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4])  # the count begins with the first validation
 
 
 @pytest.mark.parametrize("monitor", ["training", "validation"])
-def test_a_loss_that_falls_is_no_plateau(small: Trainer, monitor: str) -> None:
+def test_falling_loss_is_not_a_plateau(small: Trainer, monitor: str) -> None:
     plateau = ["scheduler=plateau", f"scheduler.monitor={monitor}", "scheduler.patience=0", "scheduler.threshold=0"]
     run = small(*plateau, "trainer.max_epochs=4")
     elbos = [float(row["val/elbo"]) for row in curves(run)]
@@ -166,13 +166,13 @@ def test_a_loss_that_falls_is_no_plateau(small: Trainer, monitor: str) -> None:
     assert {float(row["train/lr"]) for row in curves(run)} == {1e-3}
 
 
-def test_a_cosine_does_not_go_on_past_its_end(small: Trainer) -> None:
+def test_cosine_scheduler_cannot_resume_past_its_end(small: Trainer) -> None:
     run = small("scheduler=cosine")
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs=3: must be at most scheduler\.T_max=2"):
         train([f"resume={run.path}", "trainer.max_epochs=3"])
 
 
-def test_what_is_no_likelihood_is_reported_as_such(small: Trainer) -> None:
+def test_metrics_of_unnormalised_likelihood_are_marked(small: Trainer) -> None:
     run = small("model=gaussian_mlp", "likelihood=cross_entropy")
     reported = {name.partition("/")[2] for name in run.metrics if name.startswith(("val/", "test/"))}
     assert reported == {"elbo_unnormalised", "log_likelihood_unnormalised", "kl", "mse"}
@@ -188,7 +188,7 @@ def curves(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_directory_holds_everything(small: Trainer) -> None:
+def test_run_directory_contains_all_files_and_metrics(small: Trainer) -> None:
     run = small()
     files = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
     expected = {"config.yaml", "metrics.csv", "metrics.json", ".hydra/config.yaml", ".hydra/overrides.yaml"}
@@ -218,14 +218,14 @@ def test_a_run_directory_holds_everything(small: Trainer) -> None:
     assert metrics["test/elbo"] == pytest.approx(metrics["test/log_likelihood"] - metrics["test/kl"])
 
 
-def test_checkpoints_hold_tensors_and_plain_values(small: Trainer) -> None:
+def test_checkpoints_contain_only_tensors_and_plain_values(small: Trainer) -> None:
     run = small()
     for name in ("best", "last"):
         torch.load(run.path / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_the_best_checkpoint_is_tested(small: Trainer) -> None:
-    leaps = ["scheduler=step", "scheduler.milestones=[2]", "scheduler.gamma=10000"]  # its bound falls in the end
+def test_best_checkpoint_is_tested(small: Trainer) -> None:
+    leaps = ["scheduler=step", "scheduler.milestones=[2]", "scheduler.gamma=10000"]  # the ELBO falls at the end
     run = small(*leaps, "trainer.max_epochs=4")
     elbos = [float(row["val/elbo"]) for row in curves(run)]
     assert max(elbos) != elbos[-1]
@@ -233,7 +233,7 @@ def test_the_best_checkpoint_is_tested(small: Trainer) -> None:
     assert same(run.module.state_dict(), weights(run, "best"))
 
 
-def test_an_autoencoder_reports_neither_elbo_nor_kl(small: Trainer) -> None:
+def test_autoencoder_reports_neither_elbo_nor_kl(small: Trainer) -> None:
     run = small("model=ae_mlp")
     reported = {name for name in run.metrics if name.startswith(("val/", "test/"))}
     assert reported == {f"{stage}/{name}" for stage in ("val", "test") for name in ("log_likelihood", "mse")}
@@ -241,7 +241,7 @@ def test_an_autoencoder_reports_neither_elbo_nor_kl(small: Trainer) -> None:
     assert run.metrics["val/mse"] == pytest.approx(min(errors), rel=1e-6)
 
 
-def test_without_validation_the_last_is_tested(small: Trainer) -> None:
+def test_last_checkpoint_is_tested_without_validation(small: Trainer) -> None:
     run = small("data.val_fraction=0")
     assert run.metrics["checkpoint"] == "last.ckpt"
     assert not (run.path / "checkpoints" / "best.ckpt").exists()
@@ -249,13 +249,13 @@ def test_without_validation_the_last_is_tested(small: Trainer) -> None:
     assert "val/elbo" not in run.metrics
 
 
-def test_no_epochs_evaluate_what_is_there(small: Trainer) -> None:
+def test_zero_epochs_evaluate_initial_weights(small: Trainer) -> None:
     run = small("trainer.max_epochs=0")
     assert run.metrics["steps"] == 0
     assert same(run.module.state_dict(), weights(run))
 
 
-def test_a_run_that_has_ended_is_not_trained_again(small: Trainer) -> None:
+def test_completed_run_is_not_trained_again(small: Trainer) -> None:
     first = small()
     before = (first.path / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     again = small()
@@ -263,14 +263,14 @@ def test_a_run_that_has_ended_is_not_trained_again(small: Trainer) -> None:
     assert (first.path / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
-def test_a_directory_with_other_settings_is_refused(small: Trainer) -> None:
+def test_run_directory_with_other_options_is_rejected(small: Trainer) -> None:
     first = small()
     with pytest.raises(ConfigError, match="latent_dim was 2, is now 3"):
         small("latent_dim=3")
     assert runs.directory.stored_config(first.path).latent_dim == 2
 
 
-def test_images_of_another_folder_are_another_run(tmp_path: Path, small: Trainer) -> None:
+def test_run_directory_with_other_data_root_is_rejected(tmp_path: Path, small: Trainer) -> None:
     options = ["data=folder", "data.shape=[1,8,8]", "data.batch_size=8", "likelihood=gaussian"]
     for name in ("cats", "dogs"):
         write_images(tmp_path / name / "train")
@@ -279,7 +279,7 @@ def test_images_of_another_folder_are_another_run(tmp_path: Path, small: Trainer
         small(*options, f"data.root={tmp_path / 'dogs'}")
 
 
-def test_a_run_made_before_an_option_was_there_takes_its_default(small: Trainer) -> None:
+def test_option_missing_from_old_run_has_its_default(small: Trainer) -> None:
     run = small()
     config = OmegaConf.load(run.path / "config.yaml")
     del config["checkpoint_every"]
@@ -287,7 +287,7 @@ def test_a_run_made_before_an_option_was_there_takes_its_default(small: Trainer)
     assert runs.load(run.path).config.checkpoint_every is None
 
 
-def test_a_run_cannot_go_on_as_another(small: Trainer) -> None:
+def test_resume_rejects_changed_options(small: Trainer) -> None:
     run = small()
     for change in ("model=ae_mlp", "latent_dim=3", "optimizer.lr=1e-4", "seed=1"):
         with pytest.raises(ConfigError, match=f"^{change.partition('=')[0]}: cannot change"):
@@ -296,14 +296,14 @@ def test_a_run_cannot_go_on_as_another(small: Trainer) -> None:
         train([f"resume={run.path.parent}"])
 
 
-def test_an_epoch_without_validation_has_no_numbers_of_one(small: Trainer) -> None:
+def test_epoch_without_validation_has_no_validation_metrics(small: Trainer) -> None:
     run = small("trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", "trainer.num_sanity_val_steps=1")
     assert [row["val/elbo"] != "" for row in curves(run)] == [False, True, False, True]
     assert all(row["train/loss"] for row in curves(run))
 
 
-def test_a_run_that_was_moved_goes_on_and_still_knows_its_best(small: Trainer, tmp_path: Path) -> None:
-    falling = ["objective.beta=0.001", "optimizer.lr=0.05"]  # the bound is best after the second epoch
+def test_moved_run_resumes_and_keeps_best_checkpoint(small: Trainer, tmp_path: Path) -> None:
+    falling = ["objective.beta=0.001", "optimizer.lr=0.05"]  # the ELBO is highest after the second epoch
     whole = small(*falling, "trainer.max_epochs=4", name="whole")
     half = small(*falling, "trainer.max_epochs=3", name="half")
     moved = half.path.rename(tmp_path / "moved")
@@ -315,7 +315,7 @@ def test_a_run_that_was_moved_goes_on_and_still_knows_its_best(small: Trainer, t
 
 
 @pytest.mark.parametrize(
-    ("damage", "options", "expected"),
+    ("truncate_to", "options", "expected"),
     [
         (100, ["trainer.max_epochs=5"], DataError),
         (None, ["trainer.max_epochs=1"], ConfigError),
@@ -324,20 +324,20 @@ def test_a_run_that_was_moved_goes_on_and_still_knows_its_best(small: Trainer, t
         (None, ["trainer.precision=64-true", "trainer.max_epochs=5"], ConfigError),
     ],
 )
-def test_a_run_that_cannot_go_on_stays_as_it_was(
-    small: Trainer, damage: int | None, options: list[str], expected: type[Exception]
+def test_failed_resume_leaves_run_unchanged(
+    small: Trainer, truncate_to: int | None, options: list[str], expected: type[Exception]
 ) -> None:
     run = small()
-    if damage is not None:
+    if truncate_to is not None:
         last = run.path / "checkpoints" / "last.ckpt"
-        last.write_bytes(last.read_bytes()[:damage])
+        last.write_bytes(last.read_bytes()[:truncate_to])
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     with pytest.raises(expected):
         train([f"resume={run.path}", *options])
     assert before == {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
 
 
-def test_a_run_keeps_its_precision(small: Trainer) -> None:
+def test_weights_have_precision_of_run(small: Trainer) -> None:
     run = small("trainer.precision=64-true")
     assert {weight.dtype for weight in weights(run).values()} == {torch.float64}
 
@@ -370,34 +370,34 @@ def test_a_run_keeps_its_precision(small: Trainer) -> None:
         ["decoder.init=xavier"],
     ],
 )
-def test_options_reach_the_training(small: Trainer, plain: Run, options: list[str]) -> None:
+def test_options_change_weights(small: Trainer, plain: Run, options: list[str]) -> None:
     assert not same(weights(plain), weights(small(*options)))
 
 
-def test_several_processes_need_the_command_line(small: Trainer, tmp_path: Path) -> None:
+def test_several_devices_need_command_line(small: Trainer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^trainer\.devices"):
         small("trainer.devices=2", "trainer.accelerator=cpu")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trained_module_can_be_copied(small: Trainer) -> None:
+def test_trained_module_can_be_copied(small: Trainer) -> None:
     run = small()
     assert same(copy.deepcopy(run.module).state_dict(), run.module.state_dict())
 
 
-def test_an_objective_with_weights_is_not_compiled(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_rejects_objective_with_weights(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_lab.objectives.Elbo", torch.nn.Identity)
     with pytest.raises(ConfigError, match=r"^compile=true: not supported for an objective with weights"):
         small("compile=true")
 
 
-@pytest.mark.skipif(which("c++") is None, reason="there is no C++ compiler on this machine")
+@pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize(
     ("tolerance", "options"),
     [
         (1e-6, []),
         (
-            1e-4,  # a batch norm makes more of rounding
+            1e-4,  # batch norm amplifies rounding
             [
                 *("encoder.norm=BatchNorm1d", "encoder.dropout=0.2", "likelihood=gaussian_shared", "noise=dropout"),
                 *("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=5", "objective.samples=2"),
@@ -405,7 +405,7 @@ def test_an_objective_with_weights_is_not_compiled(small: Trainer, monkeypatch: 
         ),
     ],
 )
-def test_a_compiled_training_gives_the_same_numbers(small: Trainer, tolerance: float, options: list[str]) -> None:
+def test_compiled_training_gives_same_metrics(small: Trainer, tolerance: float, options: list[str]) -> None:
     plain, compiled = small(*options, name="plain"), small(*options, "compile=true", name="compiled")
     for name in ("test/elbo", "test/log_likelihood", "val/elbo"):
         assert compiled.metrics[name] == pytest.approx(plain.metrics[name], rel=tolerance)
@@ -413,7 +413,7 @@ def test_a_compiled_training_gives_the_same_numbers(small: Trainer, tolerance: f
     assert same(copy.deepcopy(compiled.module).state_dict(), weights(compiled, "best"))
 
 
-def test_a_run_leaves_the_process_as_it_was(small: Trainer) -> None:
+def test_training_restores_process_state(small: Trainer) -> None:
     check, level = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"), logging.getLogger("pytorch_lightning").level
     small("trainer.deterministic=true")
     assert not torch.are_deterministic_algorithms_enabled()
@@ -421,7 +421,7 @@ def test_a_run_leaves_the_process_as_it_was(small: Trainer) -> None:
     assert logging.getLogger("pytorch_lightning").level == level
 
 
-def test_what_cannot_be_compiled_is_said_in_one_line(small: Trainer) -> None:
+def test_failed_compilation_gives_one_line_error(small: Trainer) -> None:
     without = {"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}
     with (
         torch._inductor.config.patch(without),
@@ -430,7 +430,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(small: Trainer) -> None:
         small("compile=true", "latent_dim=3")
 
 
-def test_images_that_have_no_room_on_the_device_are_said_so(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_too_large_for_device_are_reported(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     move = Images.to
 
     def full(images: Images, device: torch.device) -> Images:
@@ -444,25 +444,25 @@ def test_images_that_have_no_room_on_the_device_are_said_so(small: Trainer, monk
     small("data.num_workers=2", name="other")
 
 
-def test_a_plugin_that_is_asked_for_is_taken(small: Trainer) -> None:
+def test_user_defined_plugin_is_used(small: Trainer) -> None:
     CountingIO.saved = 0
     small("+trainer.plugins=[{_target_: conftest.CountingIO}]")
     assert CountingIO.saved > 0
 
 
-def test_a_profiler_that_is_asked_for_measures(small: Trainer, caplog: pytest.LogCaptureFixture) -> None:
+def test_profiler_is_used(small: Trainer, caplog: pytest.LogCaptureFixture) -> None:
     small("trainer.profiler=simple")
     assert "run_training_batch" in caplog.text
 
 
-def test_a_run_that_goes_on_without_validation_tests_its_last(small: Trainer) -> None:
+def test_resume_without_validation_tests_last_checkpoint(small: Trainer) -> None:
     run = small()
     resumed = train([f"resume={run.path}", "trainer.max_epochs=3", "trainer.limit_val_batches=0"])
     assert resumed.metrics["checkpoint"] == "last.ckpt"
     assert same(resumed.module.state_dict(), weights(resumed, "last"))
 
 
-def test_a_run_with_a_damaged_config_is_said_to_be_damaged(small: Trainer) -> None:
+def test_corrupt_config_is_reported(small: Trainer) -> None:
     run = small()
     for content in ("", "name: x", "a: [", "- 1"):
         (run.path / "config.yaml").write_text(content)
@@ -470,7 +470,7 @@ def test_a_run_with_a_damaged_config_is_said_to_be_damaged(small: Trainer) -> No
             runs.load(run.path)
 
 
-def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
+def test_run_without_evaluation_completes(small: Trainer) -> None:
     run = small("trainer.limit_val_batches=0", "trainer.limit_test_batches=0")
     assert not [name for name in run.metrics if name.startswith(("val/", "test/"))]
 
@@ -478,7 +478,7 @@ def test_nothing_to_evaluate_is_no_mistake(small: Trainer) -> None:
 @pytest.mark.slow
 @needs_mnist
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
-def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
+def test_training_on_mnist_reduces_loss(tmp_path: Path, model: str) -> None:
     short = [
         "trainer.limit_train_batches=30",
         "trainer.max_epochs=2",
@@ -491,7 +491,7 @@ def test_trains_on_real_mnist(tmp_path: Path, model: str) -> None:
     assert run.metrics["test/mse"] < 0.1
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(
+def test_non_finite_loss_does_not_change_weights(
     small: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, seen = Elbo.__call__, []

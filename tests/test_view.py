@@ -15,7 +15,7 @@ def view(digits_run: Run) -> View:
     return View(digits_run.module.vae, digits_run.data, epoch=2)
 
 
-def test_looking_disturbs_neither_the_model_nor_random_numbers(view: View) -> None:
+def test_undisturbed_restores_model_and_random_state(view: View) -> None:
     view.vae.train()
     view.vae.decoder.eval()
     modes = [module.training for module in view.vae.modules()]
@@ -35,7 +35,7 @@ def test_looking_disturbs_neither_the_model_nor_random_numbers(view: View) -> No
     view.vae.eval()
 
 
-def test_a_model_is_put_back_after_an_error(view: View) -> None:
+def test_undisturbed_restores_model_after_error(view: View) -> None:
     view.vae.train()
     with pytest.raises(KeyError), view.undisturbed(seed=0):
         raise KeyError
@@ -43,19 +43,19 @@ def test_a_model_is_put_back_after_an_error(view: View) -> None:
     view.vae.eval()
 
 
-def test_chosen_images_take_turns_among_the_classes(view: View) -> None:
+def test_chosen_images_alternate_between_classes(view: View) -> None:
     label = view.label
     chosen = view.chosen(23)
     assert label[chosen].tolist() == [*range(10), *range(10), 0, 1, 2]
     for each in range(10):
-        places = (label == each).nonzero().flatten()
-        assert chosen[label[chosen] == each].tolist() == places[: 2 + (each < 3)].tolist()
+        indices = (label == each).nonzero().flatten()
+        assert chosen[label[chosen] == each].tolist() == indices[: 2 + (each < 3)].tolist()
     assert label[view.chosen(5, [8, 3])].tolist() == [8, 3, 8, 3, 8]
     assert len(view.chosen(10_000)) == len(label)
     assert view.chosen(10_000).unique().numel() == len(label)
 
 
-def test_a_part_of_a_split_that_is_sorted_has_every_class(digits_run: Run) -> None:
+def test_subset_of_sorted_split_has_every_class(digits_run: Run) -> None:
     run = runs.load(digits_run.path)
     run.data.setup()
     run.data.test = run.data.test.part(run.data.test.label.argsort())
@@ -65,7 +65,7 @@ def test_a_part_of_a_split_that_is_sorted_has_every_class(digits_run: Run) -> No
         assert label.unique().numel() == min(count, 10)
 
 
-def test_a_class_that_the_test_does_not_have_is_said_so(digits_run: Run) -> None:
+def test_class_without_test_images_is_reported(digits_run: Run) -> None:
     run = runs.load(digits_run.path)
     run.data.setup()
     run.data.test = run.data.test.part((run.data.test.label != 9).nonzero().flatten())
@@ -75,13 +75,13 @@ def test_a_class_that_the_test_does_not_have_is_said_so(digits_run: Run) -> None
         view.chosen(3, [9])
 
 
-def test_labels_are_numbers_or_names(view: View) -> None:
+def test_labels_can_be_numbers_or_names(view: View) -> None:
     assert view.numbers([3, "7"]) == [3, 7]
     with pytest.raises(ValueError, match="unknown class '12' of Digits; expected a number from 0 to 9"):
         view.numbers([3, 12])
 
 
-def test_codes_and_images_are_those_of_the_model(view: View) -> None:
+def test_codes_and_images_equal_outputs_of_model(view: View) -> None:
     indices = torch.arange(359)
     batch = view.batch(indices)
     assert torch.equal(batch.target, (view.data.test.image > 127).float())
@@ -93,27 +93,27 @@ def test_codes_and_images_are_those_of_the_model(view: View) -> None:
         kl = torch.distributions.kl_divergence(Normal(q.mean, q.stddev), Normal(0.0, 1.0))
         torch.testing.assert_close(codes.kl, kl)
         assert torch.equal(codes.label, view.label)
-        for name, all_of_them in view.codes(10_000)._asdict().items():
-            torch.testing.assert_close(all_of_them, getattr(codes, name))
-        z = torch.randn(3, 500, 3)  # more than go through the model at once
+        for name, values in view.codes(10_000)._asdict().items():
+            torch.testing.assert_close(values, getattr(codes, name))
+        z = torch.randn(3, 500, 3)  # decoded in several batches
         torch.testing.assert_close(view.decode(z), view.vae.decode(z).mean)
         assert set(view.decode(z, sampled=True).unique().tolist()) == {0.0, 1.0}
 
 
-def test_batches_are_the_test_split(view: View) -> None:
+def test_batches_contain_test_split(view: View) -> None:
     batches = [batch for _, batch in view.data.test_batches(view.device, view.dtype)]
     assert torch.equal(torch.cat([batch.label for batch in batches]), view.label)
     assert [len(batch.label) for batch in batches] == [128, 128, 103]
 
 
-def test_a_standard_prior_is_told_from_another(view: View) -> None:
+def test_standard_prior_is_recognised(view: View) -> None:
     assert view.has_standard_prior
     other = View(view.vae, view.data, 0)
-    was = other.vae.prior
+    original = other.vae.prior
     for prior in (Normal(torch.zeros(3), 2 * torch.ones(3)), Normal(torch.ones(3), torch.ones(3))):
         other.vae.prior = Prior(prior)
         assert not other.has_standard_prior
-    other.vae.prior = was
+    other.vae.prior = original
 
 
 class Prior(torch.nn.Module):
@@ -125,12 +125,12 @@ class Prior(torch.nn.Module):
         return Independent(self.base, 1)
 
 
-def test_a_name_says_what_it_is(view: View, digits_run: Run) -> None:
+def test_view_has_name_and_epoch_of_run(view: View, digits_run: Run) -> None:
     assert view.name == "Bernoulli MLP VAE, z = 3, Digits, epoch 2"
     assert view.epoch == digits_run.module.epoch
 
 
-def test_it_looks_in_double_precision_where_the_weights_have_it(digits_run: Run) -> None:
+def test_view_has_precision_of_weights(digits_run: Run) -> None:
     run = runs.load(digits_run.path)
     run.module.double()
     view = View(run.module.vae, run.data, 2)

@@ -1,6 +1,6 @@
-"""What users add lives a whole life by the command line's arguments alone; vae_lab knows nothing of it.
+"""User-defined components and model classes work with every command, without changes to vae_lab.
 
-It is the files of `zoo/`, and those that docs/extending.md shows.
+They are the files in `zoo/` and the examples in docs/extending.md.
 """
 
 import csv
@@ -37,19 +37,19 @@ DEFAULT |= {"reconstructions", "samples", "traversals"}
 
 
 class Case(NamedTuple):
-    """A model of a user's.
+    """A user-defined model.
 
     Attributes:
-        options: that choose it.
-        left_out: default figures that make no sense for it, each with its reason.
-        drawn: figures that only such a model has.
-        terms: numbers that only such a model has.
-        center: what stands for a posterior.
+        options: overrides that select it.
+        skipped: default figures that are skipped, each with the reason.
+        extra: figures in addition to the default ones.
+        terms: metrics in addition to the usual ones.
+        center: name of the point of a posterior that figures decode.
     """
 
     options: Sequence[str]
-    left_out: dict[str, str] = {}  # noqa: RUF012  not changed
-    drawn: Sequence[str] = ()
+    skipped: dict[str, str] = {}  # noqa: RUF012  never modified
+    extra: Sequence[str] = ()
     terms: Sequence[str] = ()
     center: str = "posterior mean"
 
@@ -58,19 +58,19 @@ NO_QUANTILES = "z₁ of a hierarchical VAE has no standard normal prior; set rea
 CASES = {
     "two layers": Case(
         ["vae=two_layers", "vae.upper_dim=2", "vae.hidden=[16]", "prior=upper"],
-        left_out={"manifold": NO_QUANTILES},
+        skipped={"manifold": NO_QUANTILES},
         terms=["val/kl_layer1", "val/kl_layer2"],
     ),
     "top-down, from scratch": Case(
         ["vae=top_down", "vae.upper_dim=2", "prior=upper"],
-        left_out={"manifold": NO_QUANTILES},
+        skipped={"manifold": NO_QUANTILES},
         terms=["val/kl_layer1", "val/kl_layer2"],
     ),
-    "conditional": Case(["vae=conditional"], drawn=["transfer"]),
+    "conditional": Case(["vae=conditional"], extra=["transfer"]),
     "spline prior": Case(["prior=spline_flow", "prior.hidden=[16]"]),
     "inverse autoregressive posterior": Case(
         ["encoder=mlp_hidden", "posterior=inverse_autoregressive", "posterior.given=32", "posterior.hidden=[16]"],
-        left_out={"class_samples": "the variance of the posterior has no closed form"},
+        skipped={"class_samples": "the variance of the posterior has no closed form"},
         center="transformed base mean",
     ),
     "vamp prior": Case(["prior=vamp", "prior.components=20"]),
@@ -89,7 +89,7 @@ def searchpath(mine: Path) -> str:
 
 @pytest.fixture
 def small(searchpath: str, tmp_path: Path) -> Callable[..., Run]:
-    """Train a small model on digits in a folder of some name; later options beat earlier ones."""
+    """Return a function that trains a small model on digits in the directory `name`; later options take precedence."""
     return lambda name, *options: train([searchpath, *SMALL, f"hydra.run.dir={tmp_path / name}", *options])
 
 
@@ -99,7 +99,7 @@ FAST = ("two layers", "conditional")
 @pytest.mark.parametrize(
     "name", [each if each in FAST else pytest.param(each, marks=pytest.mark.slow) for each in CASES]
 )
-def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> None:
+def test_model_works_with_every_command(name: str, small: Callable[..., Run], tmp_path: Path) -> None:
     case = CASES[name]
     run = small("run", "trainer.max_epochs=2", "callbacks=default", *case.options)
     half = small("half", "trainer.max_epochs=1", *case.options)
@@ -108,13 +108,13 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
     found = runs.load(resumed.path, "last").module.state_dict()
     for key, weight in runs.load(run.path, "last").module.state_dict().items():
         assert torch.equal(weight, found[key]), key
-    assert {folder.name for folder in (run.path / "figures").iterdir()} == (DEFAULT | {*case.drawn}) - {*case.left_out}
-    said = (run.path / "train.log").read_text()
-    left_out = ", ".join(f"{figure} ({why})" for figure, why in case.left_out.items())
-    assert f"skipped figures: {left_out}\n" in said if left_out else "skipped figures" not in said
+    assert {folder.name for folder in (run.path / "figures").iterdir()} == (DEFAULT | {*case.extra}) - {*case.skipped}
+    log = (run.path / "train.log").read_text()
+    skipped = ", ".join(f"{figure} ({why})" for figure, why in case.skipped.items())
+    assert f"skipped figures: {skipped}\n" in log if skipped else "skipped figures" not in log
     with (run.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [line for line in said.splitlines() if "epoch 2/2 " in line]
+    lines = [line for line in log.splitlines() if "epoch 2/2 " in line]
     assert lines
     for term in case.terms:
         assert all(np.isfinite(float(row[term])) for row in rows)
@@ -124,8 +124,8 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
     metrics = json.loads((moved / "metrics.json").read_text())
     numbers = evaluate([f"run={moved}", "device=cpu"])
     assert numbers == {key: metrics[key] for key in numbers}
-    *_, file = generate([f"run={moved}", f"figure={['transition', *case.drawn]}", "format=npz", "n=5"])
-    for figure, why in case.left_out.items():
+    *_, file = generate([f"run={moved}", f"figure={['transition', *case.extra]}", "format=npz", "n=5"])
+    for figure, why in case.skipped.items():
         with pytest.raises(ConfigError, match=rf"^figure={figure}: {why}$"):
             generate([f"run={moved}", f"figure={figure}"])
     with np.load(file) as samples:
@@ -140,22 +140,22 @@ def test_a_whole_life(name: str, small: Callable[..., Run], tmp_path: Path) -> N
     assert view.center == case.center
 
 
-def test_samples_of_a_conditional_model_are_recognised_by_their_class(small: Callable[..., Run]) -> None:
-    """It trains for seconds: a model that ignores the label has to be told from one that has learned it."""
+def test_classifier_recognises_samples_of_conditional_model(small: Callable[..., Run]) -> None:
+    """Training takes seconds, because only a trained model differs from one that ignores the label."""
     wide = ("encoder.hidden=[200]", "decoder.hidden=[200]", "optimizer.lr=3e-3", "trainer.max_epochs=30")
     run = small("run", "vae=conditional", "latent_dim=8", *wide)
     (file,) = generate([f"run={run.path}", "format=npz", "n=50", f"labels={[*range(10)]}"])
     train, test = ((images.image > 127).flatten(1).numpy() for images in (run.data.train, run.data.test))
-    judge = LogisticRegression(max_iter=2000).fit(train, run.data.train.label)
-    assert judge.score(test, run.data.test.label) > 0.9
+    classifier = LogisticRegression(max_iter=2000).fit(train, run.data.train.label)
+    assert classifier.score(test, run.data.test.label) > 0.9
     with np.load(file) as found:
         for kind in ("mean", "sample"):
-            assert judge.score(found[kind].reshape(500, -1), found["label"]) >= 0.9
-    assert run.metrics["test/kl"] > 0.5  # z is used as well
+            assert classifier.score(found[kind].reshape(500, -1), found["label"]) >= 0.9
+    assert run.metrics["test/kl"] > 0.5  # the model also uses z
 
 
 @torch.no_grad()
-def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., Run]) -> None:
+def test_figures_of_conditional_model_use_context_of_labels(small: Callable[..., Run]) -> None:
     view = small("run", "vae=conditional", "latent_dim=2", "trainer.max_epochs=1").view()
     indices = torch.cat([view.chosen(1, [k]) for k in (2, 5, 7)])
     codes, context = view.encode(view.batch(indices)), one_hot(torch.tensor([2, 5, 7]), 10).float()
@@ -169,7 +169,7 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
     assert {"image", "2", "5", "7"} <= set(words(transfer))
 
     one_class = figures.Samples(n=7, labels=[5]).draw(view)
-    assert cut(one_class, 3, 3).shape == (3, 3, 56, 56)  # a square, as without classes
+    assert cut(one_class, 3, 3).shape == (3, 3, 56, 56)  # a square grid, as without labels
     samples = figures.Samples(n=6, labels=[2, 5, 7]).draw(view)
     with view.undisturbed(0):
         expected = view.decode(torch.randn(6, 2), context.repeat_interleave(2, 0))
@@ -185,12 +185,12 @@ def test_figures_of_a_conditional_model_choose_its_context(small: Callable[..., 
     rows = [f"{path}, c of {name}" for name in ("2", "7") for path in ("linear", "spherical")]
     assert [text for text in words(between) if text in rows] == rows
     first, last = codes.mean[[0, 2]]
-    for row, end in ((0, 0), (2, 2)):  # linear, with the context of either end
+    for row, end in ((0, 0), (2, 2)):  # linear path with the context of each end
         expected = view.decode(torch.stack([first, (first + last) / 2, last]), context[[end]])
         np.testing.assert_allclose(cut(between, 4, 5)[row, 1:-1], bytes_of(expected), atol=1)
 
 
-def test_samples_of_a_class_need_its_gaussian(small: Callable[..., Run]) -> None:
+def test_class_samples_need_variance_of_posterior(small: Callable[..., Run]) -> None:
     run = small("run", *CASES["inverse autoregressive posterior"].options, "trainer.max_epochs=0")
     with pytest.raises(
         ConfigError, match=r"labels: cannot sample from the Gaussian of a class: the variance of the posterior"
@@ -198,43 +198,43 @@ def test_samples_of_a_class_need_its_gaussian(small: Callable[..., Run]) -> None
         generate([f"run={run.path}", "format=npz", "labels=[3]"])
 
 
-class Elsewhere(nn.Module):
-    """p(z|c) = N(3c, I) for the first latents."""
+class ShiftedPrior(nn.Module):
+    """p(z|c) with a mean that is not 0 for the classes 1, 2 and 3."""
 
     def forward(self, encode: Callable, context: torch.Tensor) -> Distribution:
         return Independent(Normal(3 * context[:, 1:4] @ torch.eye(3, 4), 1.0), 1)
 
 
-def test_circles_are_the_prior_of_every_class(small: Callable[..., Run]) -> None:
+def test_prior_is_standard_only_if_standard_for_every_class(small: Callable[..., Run]) -> None:
     view = small("run", "vae=conditional", "trainer.max_epochs=0").view()
     assert view.has_standard_prior
-    view.vae.prior = Elsewhere()  # standard for class 0 alone
+    view.vae.prior = ShiftedPrior()  # not standard for classes 1, 2 and 3
     assert not view.has_standard_prior
 
 
-def test_traversals_say_that_a_layers_kl_is_an_estimate(small: Callable[..., Run]) -> None:
+def test_traversals_of_hierarchical_vae_say_that_kl_is_estimated(small: Callable[..., Run]) -> None:
     view = small("run", *CASES["two layers"].options, "trainer.max_epochs=0").view()
     assert "estimated from one sample per image" in " ".join(words(figures.Traversals().draw(view))).replace("\n", " ")
 
 
-def test_a_vamp_prior_starts_from_training_images(small: Callable[..., Run]) -> None:
+def test_vamp_prior_is_initialised_with_training_images(small: Callable[..., Run]) -> None:
     run = small("run", "prior=vamp", "prior.components=200", "trainer.max_epochs=0")
     run.data.setup()
     images = (run.data.train.image > 127).float()
     inputs = runs.load(run.path, "last").module.vae.prior.inputs
     found = (inputs.unsqueeze(1) == images).flatten(2).all(-1)  # (200, N)
     assert found.any(1).all()
-    assert found.any(0).sum() > 190  # not one image again and again
+    assert found.any(0).sum() > 190  # different images
     with pytest.raises(
         ConfigError, match=r"^model: prior\.components=2000: must be at most 1294, the number of training images$"
     ):
         small("other", "prior=vamp", "prior.components=2000")
 
 
-def test_what_starts_from_data_sees_the_batches_of_the_first_epoch(
+def test_init_from_data_receives_batches_of_first_epoch(
     small: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With noise and pixels that are drawn anew in each step."""
+    """With random noise, shifts and binarization in each step."""
     trained, given, objective = [], [], Elbo.__call__
     monkeypatch.setattr(Elbo, "__call__", lambda *call: trained.append(call[2]) or objective(*call))
     monkeypatch.setattr(StandardNormal, "init_from_data", lambda _, batches: given.extend(batches), raising=False)
@@ -245,12 +245,12 @@ def test_what_starts_from_data_sees_the_batches_of_the_first_epoch(
 
 
 class WithoutWeights(Elbo):
-    """An objective that has options for weights, and has none."""
+    """Objective with optimizer options but without weights."""
 
     optimizer_options: ClassVar[dict] = {"lr": 0.1}
 
 
-def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., Run]) -> None:
+def test_weights_of_objective_have_own_optimizer_options(small: Callable[..., Run]) -> None:
     run = small("run", "objective=factor", "trainer.max_epochs=1", "optimizer.lr=2e-3")
     first, second = run.module.optimizers().param_groups
     assert (first["lr"], second["lr"], [*second["betas"]]) == (2e-3, 1e-4, [0.5, 0.9])
@@ -269,14 +269,14 @@ def test_weights_of_an_objective_have_options_of_their_own(small: Callable[..., 
 
 
 class Forgetful(TwoLayers):
-    """A hierarchy that does not say its sizes."""
+    """Hierarchical VAE with incomplete `latent_dims`."""
 
     def __init__(self, *options: object, **more: object) -> None:
         super().__init__(*options, **more)
         self.latent_dims = self.latent_dims[:1]
 
 
-def test_a_model_that_does_not_draw_what_it_says_is_refused(small: Callable[..., Run]) -> None:
+def test_draw_that_contradicts_attributes_is_rejected(small: Callable[..., Run]) -> None:
     options = [*CASES["two layers"].options]
     with pytest.raises(ConfigError, match=r"^model: `draw` returns layers of sizes \[4, 2\], but latent_dims=\[4\]$"):
         small("run", *options, "vae._target_=test_zoo.Forgetful")
@@ -284,5 +284,5 @@ def test_a_model_that_does_not_draw_what_it_says_is_refused(small: Callable[...,
         small("run", *options, "posterior=point", "objective=reconstruction", "likelihood=gaussian")
 
 
-def test_zuko_leaves_torch_as_it_was() -> None:
+def test_zuko_does_not_change_defaults_of_torch() -> None:
     assert Distribution._validate_args == __debug__
