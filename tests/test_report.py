@@ -99,7 +99,7 @@ def test_report_contains_configuration_and_metrics(completed_run: Run) -> None:
         )
     (revision,) = [row[1] for row in page.rows if row[0] == "revision"]
     assert revision.startswith(completed_run.metrics["git/revision"] or "unknown (not a git checkout)")
-    assert ("in no commit" in revision) == revision.split(" ")[0].endswith("-dirty")
+    assert ("with uncommitted changes" in revision) == revision.split(" ")[0].endswith("-dirty")
     assert ["torch", completed_run.metrics["version/torch"]] in page.rows
 
 
