@@ -1,10 +1,10 @@
-"""Measure the ordinary training against a bare PyTorch loop, in turns; `make bench` runs it.
+"""Compare training with a bare PyTorch loop; `make bench` runs this script.
 
-    python benchmarks/bench.py --root data                      # all that is measured, 20 minutes
-    python benchmarks/bench.py mlp conv --root data --pairs 9   # a part of it, for longer
+    python benchmarks/bench.py --root data                      # all rows, 20 minutes
+    python benchmarks/bench.py mlp conv --root data --pairs 9   # two rows, more repetitions
 
-Prints what it measures and adds it to a JSON file, from which `page.py` makes docs/benchmarks.md. Without MNIST below
-the root it takes random images of the same shape.
+The results are printed and added to a JSON file, from which `page.py` generates docs/benchmarks.md. If the root does
+not contain MNIST, random images of the same shape are used.
 """
 
 import argparse
@@ -44,15 +44,15 @@ CONV = "model=bernoulli_conv encoder=conv_pooled decoder=conv_pooled data.batch_
 
 @dataclass(frozen=True)
 class Speed:
-    """One comparison: what vae_lab is told, the ratio of seconds that it may take, and what the bare loop does.
+    """One comparison of vae_lab with the bare loop.
 
     Attributes:
-        overrides: of the command line.
-        promised: ratio.
+        overrides: command line of vae_lab.
+        promised: largest ratio of seconds that vae_lab promises.
         bare: options of `InTurns`.
-        part: of an epoch that is trained.
-        warm_up: epochs that do not count.
-        torchs_linear: whether to take torch's own linear layer, as is done where oneDNN is not faster.
+        part: fraction of an epoch to train.
+        warm_up: epochs that are not measured.
+        torchs_linear: whether to use torch's linear layer, as on processors on which oneDNN is not faster.
     """
 
     overrides: str
@@ -76,7 +76,7 @@ SPEED = {
 
 
 def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) -> dict[str, Any]:
-    """Train `pairs` times for `epochs` epochs, each in turns with one of the bare loop's."""
+    """Train `pairs` times for `epochs` epochs, and alternate with the bare loop after each epoch."""
     measured: dict[str, list[float]] = {}
     warm_up = []
     for seed in range(pairs):
@@ -116,7 +116,7 @@ def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) ->
 
 
 def start(root: Path, pairs: int) -> dict[str, Any]:
-    """Measure from the command to the first step done, against a script that imports the same and makes a Trainer."""
+    """Measure the time to the end of the first step, and compare a script that only imports and creates a Trainer."""
     script = (
         "import time, torch, torchvision, pytorch_lightning\n"
         "pytorch_lightning.Trainer(logger=False, enable_checkpointing=False)\n"
@@ -145,7 +145,7 @@ def start(root: Path, pairs: int) -> dict[str, Any]:
 
 
 def growth(_: Path, pairs: int) -> dict[str, Any]:
-    """Measure an epoch's seconds and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
+    """Measure the seconds of an epoch and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
     small = ["encoder.hidden=[64]", "decoder.hidden=[64]", "data.val_fraction=0"]
     images, seconds, memory = 30_000, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def growth(_: Path, pairs: int) -> dict[str, Any]:
 
 
 def parts(root: Path, _: int) -> dict[str, Any]:
-    """Measure the parts of a step in microseconds, of several ways to train by vae_lab and of the bare loop."""
+    """Measure the phases of a step in microseconds, for several configurations of vae_lab and for the bare loop."""
     found = {}
     for name, option, prepare in (
         ("ours", [], silent),
@@ -184,7 +184,7 @@ def parts(root: Path, _: int) -> dict[str, Any]:
 
 
 def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, Any]:
-    """Measure what compiling changes of a loss, and what bfloat16 changes of the test's ELBO after ten epochs."""
+    """Measure how compilation changes the loss of a batch, and how bfloat16 changes the test ELBO after `epochs`."""
     found: dict[str, list[float]] = {"float32": [], "bf16": []}
     for seed in range(seeds):
         for name, option in (("bf16", ["trainer.precision=bf16-mixed"]), ("float32", [])):
@@ -213,7 +213,7 @@ def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, A
 
 
 def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
-    """Measure what each figure of the default set takes of a training, and what the rest does."""
+    """Measure the seconds of each default figure and of the rest of training."""
     each: dict[str, list[float]] = {}
     shares, rest = [], []
 
@@ -226,7 +226,7 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
             yield
         seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
 
-    with patch.object(drawing, "warned", timed), silent():  # all that is done for a figure is done inside it
+    with patch.object(drawing, "warned", timed), silent():  # `warned` encloses all work for a figure
         for seed in range(min(pairs, 3)):
             seconds: dict[str, float] = {}
             began = time.perf_counter()
@@ -244,25 +244,25 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     }
 
 
-MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}  # of (root, pairs)
+MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}  # (root, pairs)
 
 
 def trained(overrides: list[str], root: Path) -> Any:
-    """Train on MNIST in a directory that is not kept, and return the run."""
+    """Train on MNIST in a temporary directory, and return the run."""
     with tempfile.TemporaryDirectory() as folder:
         quick = ["callbacks=none", "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"]
         return train([*quick, *overrides])
 
 
 def until_printed(command: list[str]) -> float:
-    """Return the seconds from the start of a command to the time that it prints."""
+    """Return the seconds between the start of a command and the time that it prints."""
     began = time.time()
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks())
     return float(ended.stdout.split()[-1]) - began
 
 
 def remembered(overrides: list[str]) -> list[list[float]]:
-    """Train in a process of its own, and return for each epoch the bytes in memory and the seconds."""
+    """Train in a new process, and return the bytes in memory and the seconds for each epoch."""
     memory = "+callbacks.memory={_target_: in_turns.Memory}"
     command = [sys.executable, "-m", "vae_lab.train", *overrides, "print_every=1000", memory]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks()).stdout
@@ -270,20 +270,20 @@ def remembered(overrides: list[str]) -> list[list[float]]:
 
 
 def with_callbacks() -> dict[str, str]:
-    """Return the environment of a process that finds our callbacks."""
+    """Return an environment in which `in_turns` can be imported."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Print nothing: the progress bar is drawn, and nobody sees it."""
+    """Discard the output; the progress bar is still drawn, so its time counts."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
 @contextmanager
 def torchs_linear() -> Iterator[None]:
-    """Take torch's own linear layer, in silence."""
+    """Use torch's linear layer, and discard the output."""
     before, onednn.FASTER = onednn.FASTER, False
     try:
         with silent():
@@ -293,7 +293,7 @@ def torchs_linear() -> Iterator[None]:
 
 
 def write_random_mnist(root: Path, images: int) -> None:
-    """Write files of MNIST's format with random images, the training's so many."""
+    """Write MNIST files with random images, `images` of them for training."""
     folder, random = root / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for name, count in (("train", images), ("t10k", 10_000)):
@@ -304,7 +304,7 @@ def write_random_mnist(root: Path, images: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what it was measured on."""
+    """Describe the machine."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -322,7 +322,7 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *MORE])}; all by default")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("VAE_LAB_DATA", "data")))

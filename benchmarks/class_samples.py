@@ -1,7 +1,8 @@
-"""Can the samples of a class be told? Asked is a logistic regression on pixels: `python benchmarks/class_samples.py`.
+"""Classify the samples of `class_samples` by logistic regression on pixels: `python benchmarks/class_samples.py`.
 
-It trains `bernoulli_mlp` with z = 10 for 20 epochs, or takes a run that is there (`--run`), draws images of each class
-as `class_samples` does, and counts for how many the regression, which never sees the model, says that class.
+The script trains `bernoulli_mlp` with latent_dim=10 for 20 epochs, or loads an existing run (`--run`). It draws images
+of each class like `class_samples`, and prints how many of them the regression assigns to that class. The regression is
+trained on the training images and never sees the model.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from vae_lab.view import View
 
 
 def main() -> None:
-    """Train, draw, ask, print."""
+    """Train, draw samples, classify them and print the accuracies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", help="folder that holds MNIST/raw", default="data")
     parser.add_argument("--run", help="directory of a run on MNIST to take instead of training")

@@ -1,4 +1,4 @@
-"""Callbacks that measure a training of vae_lab from inside: in turns with a bare loop, its start, its memory."""
+"""Callbacks that measure a training of vae_lab: speed relative to a bare loop, phases of a step, start and memory."""
 
 import copy
 import os
@@ -15,19 +15,19 @@ import bare
 
 
 class InTurns(Callback):
-    """Trains and validates a bare loop from the same weights after every epoch, and measures both.
+    """Trains and validates a bare loop with the same initial weights after every epoch, and measures both.
 
-    Our training is all from the first hook of an epoch to that of the next, but the validation: the steps, the curves,
-    the progress bar, the checkpoints. The bare loop's is its steps.
+    The time of vae_lab is measured from the first hook of an epoch to that of the next, without validation: steps,
+    curves, progress bar and checkpoints. The time of the bare loop is that of its steps.
 
     Args:
-        model: class of `bare`.
-        prepare: function of `bare`.
-        bf16: whether a second bare loop runs in turns, too, with its networks under autocast to bfloat16.
+        model: name of a class in `bare`.
+        prepare: name of a function in `bare`.
+        bf16: whether to train a second bare loop, with its networks under autocast to bfloat16.
 
     Attributes:
-        seconds: of the training at hand: `train`, `val`, `bare/train`, `bare/val` and, with `bf16`, `bare bf16/train`,
-            a list of each epoch's.
+        seconds: lists of the seconds of each epoch in the current training: `train`, `val`, `bare/train`, `bare/val`
+            and, with `bf16`, `bare bf16/train`.
     """
 
     seconds: ClassVar[dict[str, list[float]]] = {}
@@ -55,29 +55,29 @@ class InTurns(Callback):
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the epoch before, and begin."""
+        """Record the previous epoch and start the clock."""
         now = time.perf_counter()
         if self.started:
             self.seconds["train"].append(now - self.started)
         self.started = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the last epoch."""
+        """Record the last epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pause."""
+        """Pause the clock."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on."""
+        """Record the validation and continue the clock."""
         seconds = time.perf_counter() - self.paused
         if trainer.state.fn == "fit":
             self.seconds["val"].append(seconds)
             self.started += seconds
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the bare loop have its turn."""
+        """Train and validate the bare loop, and exclude its time."""
         started = time.perf_counter()
         self.seconds["bare/train"].append(self.bare.train())
         self.seconds["bare/val"].append(self.bare.evaluate(self.validated)["seconds"])
@@ -87,16 +87,16 @@ class InTurns(Callback):
 
 
 class Parts(Callback):
-    """Measures the parts of our step and of the bare loop's, twenty steps of each in turns.
+    """Measures the phases of a step of vae_lab and of the bare loop, alternating every twenty steps.
 
     Attributes:
-        marks: the time at which a part of a step began, and its name.
+        marks: name and start time of each phase of a step.
     """
 
     marks: ClassVar[list[tuple[str, float]]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build the bare loop, and listen when the objective begins."""
+        """Build the bare loop, and mark the start and end of the objective."""
         self.marks.clear()
         data: Any = trainer.datamodule
         images = data.train.image.to(pl_module.device)
@@ -113,34 +113,34 @@ class Parts(Callback):
         pl_module.objective = marked
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Give the bare loop its turn."""
+        """Run the bare loop for twenty steps after every twenty steps."""
         if batch_idx % 20 == 0:
             self.bare.train()
         self.mark("ours rest")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Begin with the backward pass."""
+        """Mark the start of the backward pass."""
         self.mark("ours backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End it."""
+        """Mark the end of the backward pass."""
         self.mark("ours rest")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Begin with the optimizer's step."""
+        """Mark the start of the optimizer step."""
         self.mark("ours optimizer")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Begin with what is between the steps: the next batch is fetched and made ready."""
+        """Mark the start of the time between steps, in which the next batch is prepared."""
         self.mark("ours batch")
 
     def mark(self, part: str) -> None:
-        """Note that a part begins."""
+        """Record the start of a phase."""
         self.marks.append((part, time.perf_counter()))
 
     @classmethod
     def medians(cls, whose: str) -> dict[str, float]:
-        """Return the microseconds of each part of a step, medians over all steps."""
+        """Return the median microseconds of each phase over all steps."""
         steps: list[dict[str, float]] = [{}]
         for (part, began), (following, ended) in pairwise(cls.marks):
             owner, name = part.split()
@@ -152,23 +152,23 @@ class Parts(Callback):
 
 
 class FirstStep(Callback):
-    """Prints the time when the first step has been done, and ends the process there."""
+    """Prints the time at the end of the first step, and exits the process."""
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Print and end."""
+        """Print the time and exit."""
         print(time.time(), flush=True)
         os._exit(0)
 
 
 class Memory(Callback):
-    """Prints the bytes that the process has in memory after each epoch, and the epoch's seconds."""
+    """Prints the bytes in memory after each epoch, and the seconds of the epoch."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Start the clock."""
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print."""
+        """Print the memory and the seconds."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         seconds = time.perf_counter() - self.started
         print("memory", trainer.current_epoch + 1, pages * os.sysconf("SC_PAGESIZE"), seconds, flush=True)

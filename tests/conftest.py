@@ -1,4 +1,4 @@
-"""What several test files share: small models and batches, and the command line as a user meets it."""
+"""Shared helpers and fixtures: small models and batches, image files, and commands in a separate process."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ from vae_lab.priors import StandardNormal
 from vae_lab.runs import Run
 from vae_lab.train import train
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # of several processes each has one thread, and so have those that they start
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each worker and for each process that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class CountingIO(TorchCheckpointIO):
-    """A plugin of a user's: Lightning's way to write a checkpoint, counted."""
+    """A user-defined checkpoint plugin that counts the checkpoints it writes."""
 
     saved = 0
 
@@ -48,12 +48,12 @@ class CountingIO(TorchCheckpointIO):
 
 needs_mnist = pytest.mark.skipif(
     not (Path(os.environ.get("VAE_LAB_DATA", "data")) / "MNIST" / "raw").is_dir(),
-    reason="MNIST is not on this machine: point VAE_LAB_DATA at a folder that holds MNIST/raw",
+    reason="requires MNIST: set VAE_LAB_DATA to a directory that contains MNIST/raw",
 )
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark notebooks as slow: each starts a kernel and trains."""
+    """Mark notebooks as slow because each starts a kernel and trains a model."""
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.slow)
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Compute in float64."""
+    """Set the default dtype to float64."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -82,7 +82,7 @@ def make_vae(
 
 
 def make_two_layers(likelihood: nn.Module | None = None, hidden: Sequence[int] = (8,)) -> VAE:
-    """Return the hierarchy of `zoo/`, with three latents next to the image and two above."""
+    """Return the hierarchical VAE of `zoo/` with 3 dimensions in z₁, next to the image, and 2 in z₂."""
     from zoo.models import TwoLayers
 
     network = partial(MLP, hidden=hidden, activation="Tanh")
@@ -104,7 +104,7 @@ def write_images(
     size: tuple[int, int] = (20, 20),
     ending: str = "png",
 ) -> Path:
-    """Write folders of random colour images (width, height), `count` of each class; returns the root."""
+    """Write `count` random colour images of `size` (width, height) for each class, and return `root`."""
     random = np.random.default_rng(len(root.parts))
     for name in classes:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def write_images(
 
 
 def write_mnist(root: Path, images: int) -> Path:
-    """Write files of MNIST's format that hold a few random images; returns the root."""
+    """Write MNIST files with `images` random images in each split, and return `root`."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for name in ("train", "t10k"):
@@ -127,7 +127,7 @@ def write_mnist(root: Path, images: int) -> Path:
 
 
 def write_cifar10(root: Path, patch: pytest.MonkeyPatch, images: int) -> dict[str, torch.Tensor]:
-    """Write files of CIFAR10's format with a few random images each, and have torchvision take their checksums.
+    """Write CIFAR10 files with `images` random images each, and patch the checksums in torchvision.
 
     Returns the images of `train` and `test` (N, 3, 32, 32).
     """
@@ -155,9 +155,9 @@ def write_cifar10(root: Path, patch: pytest.MonkeyPatch, images: int) -> dict[st
 def command(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m vae_lab.train` in an empty directory, with no network and no data to be found by chance.
+    """Return a function that runs a command in an empty directory, without network access and without `VAE_LAB_DATA`.
 
-    With variables that Python or OpenMP read on start-up the process is a new one.
+    It starts a new process if it gets variables that Python or OpenMP read on start-up, and forks one otherwise.
     """
     environment = {
         name: value
@@ -184,7 +184,7 @@ def command(
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A small model that was trained on digits for two epochs, with noise and three latents; not to be changed."""
+    """Train a small model on digits for two epochs, with noise and latent_dim=3; tests must not change the run."""
     path = tmp_path_factory.mktemp("digits") / "run"
     small = ["latent_dim=3", "encoder.hidden=[32]", "decoder.hidden=[32]", "trainer.max_epochs=2"]
     return train(["data=digits", "noise=salt_and_pepper", *small, "callbacks=curves", f"hydra.run.dir={path}"])
@@ -192,7 +192,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder `mine` as docs/extending.md has it."""
+    """Write the files of docs/extending.md and return the directory `mine`."""
     page = (ROOT / "docs" / "extending.md").read_text()
     files: dict[str, str] = {}
     for name, content in re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", page, re.DOTALL):

@@ -1,6 +1,6 @@
-"""Run `python -m <module>` in a process that is forked from one that has already imported torch and Lightning.
+"""Run `python -m <module>` in a fork of a process that has already imported torch and Lightning.
 
-This saves the five seconds of the imports. Directory, environment, arguments, output and exit code are those of a new
+This saves the five seconds of the imports. Directory, environment, arguments, output and exit code are as in a new
 process. Environment variables that Python or a library reads on start-up need a new process.
 """
 
@@ -20,10 +20,10 @@ CONTEXT.set_forkserver_preload(["vae_lab.commands.train", "vae_lab.commands.gene
 def run(
     module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a module in `folder`; its output goes through two files in the directory `output`.
+    """Run a module in `folder`, and redirect its output to two files in the directory `output`.
 
     Raises:
-        subprocess.TimeoutExpired: after `timeout` seconds, when the process has been killed.
+        subprocess.TimeoutExpired: after `timeout` seconds; the process is killed.
     """
     files = [output / "stdout", output / "stderr"]
     process = CONTEXT.Process(target=_main, args=(module, arguments, folder, dict(environment), files))

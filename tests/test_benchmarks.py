@@ -15,8 +15,7 @@ BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture(autouse=True)
-def found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the files of the benchmarks importable."""
+def benchmarks_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
@@ -27,32 +26,32 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Conv", ["model=bernoulli_conv", "encoder=conv_pooled", "decoder=conv_pooled"]),
     ],
 )
-def test_the_bare_loop_is_the_same_model(model: str, overrides: list[str]) -> None:
+def test_bare_loop_has_same_metrics_as_model(model: str, overrides: list[str]) -> None:
     import bare
 
     config, _ = compose("train", overrides)
-    module, theirs = runs.build_module(config), getattr(bare, model)()
-    ours = [*module.vae.encoder.parameters(), *module.vae.decoder.parameters()]
+    module, loop_model = runs.build_module(config), getattr(bare, model)()
+    weights = [*module.vae.encoder.parameters(), *module.vae.decoder.parameters()]
     with torch.no_grad():
-        for weight, same in zip(theirs.parameters(), ours, strict=True):
+        for weight, same in zip(loop_model.parameters(), weights, strict=True):
             weight.copy_(same)
     images = torch.randint(256, (100, 1, 28, 28), dtype=torch.uint8)
     x, _ = bare.threshold(images)
-    means = bare.Bare(theirs, images).evaluate(images)
+    means = bare.Bare(loop_model, images).evaluate(images)
     sums = Sums()
     with torch.no_grad():
         sums.add(module.eval().evaluate(Batch(x, x, torch.zeros(100))))
     expected = sums.means()
-    assert means["kl"] == pytest.approx(expected["kl"], rel=1e-4)  # the others hang on the z that was sampled
+    assert means["kl"] == pytest.approx(expected["kl"], rel=1e-4)
     assert means["mse"] == pytest.approx(expected["mse"], rel=1e-4)
-    assert means["elbo"] == pytest.approx(expected["elbo"], rel=0.02)
+    assert means["elbo"] == pytest.approx(expected["elbo"], rel=0.02)  # depends on the sampled z
 
 
-def test_the_bare_loop_learns() -> None:
+def test_bare_loop_learns() -> None:
     import bare
 
     torch.manual_seed(0)
-    images = (torch.rand(1, 1, 28, 28).expand(600, -1, -1, -1) * 255).to(torch.uint8)  # one image, many times
+    images = (torch.rand(1, 1, 28, 28).expand(600, -1, -1, -1) * 255).to(torch.uint8)  # one image, repeated
     loop = bare.Bare(bare.MLP(), images, prepare=bare.salt_and_pepper)
     before = loop.evaluate(images)["elbo"]
     for _ in range(10):
@@ -61,7 +60,7 @@ def test_the_bare_loop_learns() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_benchmark_measures_prints_and_writes(
+def test_short_benchmark_prints_and_writes_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import bench
@@ -76,7 +75,7 @@ def test_a_short_benchmark_measures_prints_and_writes(
     assert f"**{row['ratio']:.2f}**" in capsys.readouterr().out
 
 
-def test_an_unknown_row_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_row_is_rejected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import bench
 
     monkeypatch.setattr("sys.argv", ["bench.py", "x"])
@@ -85,7 +84,7 @@ def test_an_unknown_row_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "x is none of mlp, " in capsys.readouterr().err
 
 
-def test_random_images_have_the_format_of_mnist(tmp_path: Path) -> None:
+def test_random_images_have_mnist_format(tmp_path: Path) -> None:
     import bench
 
     bench.write_random_mnist(tmp_path, 300)
@@ -95,14 +94,14 @@ def test_random_images_have_the_format_of_mnist(tmp_path: Path) -> None:
     assert data.train.label.unique().tolist() == list(range(10))
 
 
-def test_the_page_is_made_from_the_results() -> None:
+def test_page_matches_results() -> None:
     import page
 
     results = json.loads((BENCHMARKS / "results.json").read_text())
     assert (ROOT / "docs" / "benchmarks.md").read_text() == page.tables(results)
 
 
-def test_a_row_that_loses_says_so() -> None:
+def test_exceeded_ratio_is_marked_as_not_kept() -> None:
     import page
 
     results = json.loads((BENCHMARKS / "results.json").read_text())

@@ -13,7 +13,7 @@ from vae_lab.train import train
 from vae_lab.training import checkpoints
 
 
-def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:
+def test_missing_best_falls_back_to_last(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not found"):
         checkpoints.find(tmp_path)
     (tmp_path / "last.ckpt").touch()
@@ -24,7 +24,7 @@ def test_best_falls_back_to_last_and_last_to_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> None:
+def test_truncated_checkpoint_is_reported_as_corrupt(tmp_path: Path, kept: float) -> None:
     file = tmp_path / "last.ckpt"
     torch.save({"state_dict": nn.Linear(50, 50).state_dict()}, file)
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
@@ -32,7 +32,7 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, kept: float) -> No
         checkpoints.read(file)
 
 
-def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, path = checkpoints.Files(), tmp_path / "checkpoints" / "last.ckpt"
     files.save_checkpoint({"epoch": 1}, path)
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
 
 
 class Harm:
-    """Code that a checkpoint might carry."""
+    """An object that creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (Path("harmed").touch, ())
@@ -56,7 +56,7 @@ class Harm:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("save", [torch.save, lambda harm, file: file.write_bytes(pickle.dumps(harm))])
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, save: callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_checkpoint_is_not_run(tmp_path: Path, save: callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save({"state_dict": Harm()}, tmp_path / "last.ckpt")
     with pytest.raises(DataError):
@@ -64,7 +64,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, save: callable, monkeyp
     assert not (tmp_path / "harmed").exists()
 
 
-def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_weights_of_different_model_are_rejected(tmp_path: Path) -> None:
     class Model(LightningModule):
         def __init__(self, size: int) -> None:
             super().__init__()
@@ -78,12 +78,12 @@ def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def short(tmp_path: Path) -> list[str]:
-    """What makes a training short, in a folder of its own."""
+    """Return overrides for a short training in a temporary run directory."""
     small = ["data=digits", "latent_dim=2", "encoder.hidden=[8]", "decoder.hidden=[8]", "callbacks=none"]
     return [*small, f"hydra.run.dir={tmp_path / 'run'}"]
 
 
-def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(short: list[str]) -> None:
+def test_periodic_checkpoints_are_kept_with_best_and_last(short: list[str]) -> None:
     run = train([*short, "trainer.max_epochs=3", "checkpoint_every=2"])
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
@@ -98,7 +98,7 @@ def test_checkpoints_are_kept_at_their_interval_beside_best_and_last(short: list
     assert not all(torch.equal(last[name], second[name]) for name in last)
 
 
-def test_every_epoch_can_be_kept(short: list[str]) -> None:
+def test_checkpoint_of_every_epoch_can_be_kept(short: list[str]) -> None:
     run = train([*short, "trainer.max_epochs=2", "checkpoint_every=1", "data.val_fraction=0"])
     names = sorted(path.stem for path in (run.path / "checkpoints").iterdir())
     assert names == ["epoch-0001", "epoch-0002", "last"]

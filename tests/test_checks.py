@@ -11,7 +11,7 @@ from vae_lab.checks import Probability, checked, in_one_line, inside
 from vae_lab.errors import DataError
 
 
-class Part:
+class Component:
     @checked
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Part:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"width": 0}, "width=0: must be greater than 0"),
         ({"width": 1.0}, "width=1.0: must be a whole number"),
@@ -44,26 +44,26 @@ class Part:
         ({"width": 1, "shape": [1]}, "shape=[1]: must be a list of length 2 or more"),
         ({"width": 1, "layer": "ReLU"}, "layer=ReLU: must be an instance of Module"),
         ({"width": 1, "on": None}, "on=null: must be true or false"),
-        ({"width": 0, "p": 2.0}, "width=0: must be greater than 0"),  # the first of two
+        ({"width": 0, "p": 2.0}, "width=0: must be greater than 0"),  # the first of two errors
     ],
 )
-def test_an_error_becomes_one_line(options: dict, said: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
-        Part(**options)
-    assert in_one_line(refusal.value) == said
+def test_validation_error_becomes_one_line(options: dict, message: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Component(**options)
+    assert in_one_line(raised.value) == message
 
 
-def test_a_part_of_a_part_is_named() -> None:
-    with pytest.raises(ValidationError) as refusal, inside("linear"):
-        Part(width=1, sides=[0])
-    assert in_one_line(refusal.value) == "linear.sides[0]=0: must be greater than 0"
+def test_nested_option_is_named_with_its_path() -> None:
+    with pytest.raises(ValidationError) as raised, inside("linear"):
+        Component(width=1, sides=[0])
+    assert in_one_line(raised.value) == "linear.sides[0]=0: must be greater than 0"
 
 
-def test_a_number_may_be_whole_where_any_number_may_stand() -> None:
-    assert Part(width=1, scale=2).scale == 2
+def test_integer_is_accepted_as_float() -> None:
+    assert Component(width=1, scale=2).scale == 2
 
 
-def test_an_error_is_one_line_here_and_in_another_process() -> None:
+def test_error_message_is_one_line_before_and_after_pickling() -> None:
     assert str(DataError()) == ""
     error = pickle.loads(pickle.dumps(DataError("/two  spaces/a\n  b is\n\n missing")))
     assert (str(error), error.exit_code) == ("/two  spaces/a b is missing", 3)

@@ -1,4 +1,4 @@
-"""Every preset trains on every kind of data with every noise, or is refused by a line that says what fits."""
+"""Every preset trains on every kind of data with every noise, or an error names a component that fits."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from vae_lab.training.module import VAEModule
 
 NETWORKS = [file.stem for file in sorted((CONF / "encoder").glob("[!_]*.yaml"))]
 PRESETS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-MODELS = [name for name in PRESETS if re.fullmatch("(.*)_(mlp|conv)", name)]  # of which the networks fit every image
+MODELS = [name for name in PRESETS if re.fullmatch("(.*)_(mlp|conv)", name)]  # their networks accept every image size
 NOISES = sorted(file.stem for file in (CONF / "noise").glob("[!_]*.yaml"))
 GREY = {
     "mnist": ["data=mnist"],
@@ -38,7 +38,7 @@ REFUSED += [("bernoulli_mlp", "cifar10"), ("bernoulli_mlp", "colour folder")]
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Where the data are, as an option."""
+    """Return the overrides that locate each kind of data."""
     root = tmp_path_factory.mktemp("sources")
     mnist = Path(os.environ.get("VAE_LAB_DATA", "data")).absolute()
     if not (mnist / "MNIST" / "raw").is_dir():
@@ -59,11 +59,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, Images]:
-    """The training images of each kind, once they have been read."""
+    """Return a cache for the training split of each kind of data."""
     return {}
 
 
-def test_the_table_has_all_eight_presets() -> None:
+def test_table_contains_all_presets_and_noises() -> None:
     likelihoods = ("bernoulli", "gaussian", "gaussian_learned", "ae")
     assert sorted(f"{likelihood}_{network}" for likelihood in likelihoods for network in ("mlp", "conv")) == MODELS
     published = set(PRESETS) - set(MODELS)
@@ -87,19 +87,19 @@ def train_with(noise: str, model: str, kind: str, sources: dict, splits: dict) -
 
 
 @pytest.mark.parametrize(("model", "kind"), TRAINS)
-def test_trains_with_a_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
+def test_preset_trains_with_one_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
     train_with(NOISES[TRAINS.index((model, kind)) % len(NOISES)], model, kind, sources, splits)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "kind"), TRAINS)
-def test_trains_with_every_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
+def test_preset_trains_with_every_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
     for noise in NOISES:
         train_with(noise, model, kind, sources, splits)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_trains(network: str) -> None:
+def test_network_trains(network: str) -> None:
     options = ["data=digits", "data.shape=[1,28,28]", "likelihood=gaussian_learned", "latent_dim=3"]
     config = compose("train", [f"encoder={network}", f"decoder={network}", *options])[0]
     images = Images(torch.randint(256, (48, 1, 28, 28), dtype=torch.uint8), torch.zeros(48))
@@ -107,7 +107,7 @@ def test_every_network_trains(network: str) -> None:
 
 
 def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise: str) -> None:
-    """Train on three batches, with finite numbers and a gradient in every named parameter."""
+    """Take three steps and assert that all values are finite and that every parameter has a gradient and changes."""
     torch.manual_seed(0)
     optimizer = module.configure_optimizers()
     before = {name: weight.clone() for name, weight in module.named_parameters()}
@@ -134,11 +134,11 @@ def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise:
 
 
 @pytest.mark.parametrize(("model", "kind"), REFUSED)
-def test_binary_pixels_are_asked_for_where_there_are_colours(model: str, kind: str, sources: dict) -> None:
+def test_bernoulli_preset_rejects_colours(model: str, kind: str, sources: dict) -> None:
     with pytest.raises(ConfigError, match=r"colours are .*; use likelihood=gaussian[^\n]*$"):
         runs.build_module(compose("train", [f"model={model}", *COLOUR[kind], *sources[kind]])[0])
 
 
 @needs_mnist
-def test_the_table_was_on_real_mnist(sources: dict, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_combinations_use_real_mnist_if_available(sources: dict, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert str(tmp_path_factory.getbasetemp()) not in sources["mnist"][0]

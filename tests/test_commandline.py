@@ -1,4 +1,4 @@
-"""The command line from outside, in a process of its own: what it prints, leaves behind and exits with."""
+"""The command line in a separate process: output, files and exit codes."""
 
 import json
 import re
@@ -22,7 +22,7 @@ SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.m
 
 
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
-def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path, model: str) -> None:
+def test_training_prints_metrics_and_run_directory(command: Command, tmp_path: Path, model: str) -> None:
     done = command(*SMALL, f"model={model}", "latent_dim=2")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -36,7 +36,7 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
     assert (run / "train.log").read_text().count("epoch ") == 2
     metrics = json.loads((run / "metrics.json").read_text())
     assert ("test/elbo" in metrics) == (model != "ae_mlp")
-    for name in ("log_likelihood", "mse"):  # the table: validation, then test
+    for name in ("log_likelihood", "mse"):  # columns of the table: validation, test
         (row,) = re.findall(rf"^{name} +(\S+) +(\S+)$", done.stdout, re.MULTILINE)
         assert [float(number) for number in row] == pytest.approx(
             [metrics[f"val/{name}"], metrics[f"test/{name}"]], rel=1e-5
@@ -44,7 +44,7 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["model=ae_mpl"], 2, "model=ae_mpl: unknown preset; did you mean 'ae_mlp'?"),
         (["latent_dim=abc"], 2, "latent_dim=abc"),
@@ -58,18 +58,18 @@ def test_trains_and_says_where_the_results_are(command: Command, tmp_path: Path,
         (["resume=nowhere"], 3, "nowhere/config.yaml: not found; expected a run directory"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(
-    command: Command, tmp_path: Path, arguments: list[str], code: int, said: str
+def test_mistake_prints_one_line_and_writes_nothing(
+    command: Command, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     done = command(*arguments)
     assert done.returncode == code
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_that_are_missing_are_named_with_those_that_need_none(command: Command, tmp_path: Path) -> None:
+def test_missing_data_are_reported_with_alternative(command: Command, tmp_path: Path) -> None:
     done = command()
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
@@ -79,25 +79,23 @@ def test_data_that_are_missing_are_named_with_those_that_need_none(command: Comm
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [("encoder.activation=Foo", r"encoder\.activation=Foo"), ("trainer.accelerator=tpu", "trainer: ")],
 )
-def test_what_a_part_refuses_is_one_line(tmp_path: Path, option: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as error:
+def test_invalid_option_of_component_or_trainer_is_one_line(tmp_path: Path, option: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
         train(["data=digits", option, f"hydra.run.dir={tmp_path / 'run'}"])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_traceback_is_on_the_screen_when_asked(command: Command) -> None:
+def test_hydra_full_error_prints_traceback(command: Command) -> None:
     done = command("latent_dim=0", HYDRA_FULL_ERROR="1")
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 
-def test_a_sweep_has_a_directory_for_each_job_and_is_started_again_for_nothing(
-    command: Command, tmp_path: Path
-) -> None:
+def test_sweep_has_directory_per_job_and_skips_completed_jobs(command: Command, tmp_path: Path) -> None:
     sweep = ("-m", *SMALL, "latent_dim=2,5", "name=sizes", "encoder.activation=[Tanh]")
     done = command(*sweep)
     assert done.returncode == 0, done.stderr
@@ -115,7 +113,7 @@ def test_a_sweep_has_a_directory_for_each_job_and_is_started_again_for_nothing(
     assert "epoch " not in again.stdout
 
 
-def test_a_job_that_fails_leaves_the_others_and_its_traceback(command: Command, tmp_path: Path) -> None:
+def test_failed_job_logs_traceback_and_leaves_other_jobs_intact(command: Command, tmp_path: Path) -> None:
     done = command("-m", *SMALL, "latent_dim=0,2", "hydra.sweep.dir=sweep")
     assert done.returncode == 2
     assert "latent_dim=0: must be" in done.stderr
@@ -128,7 +126,7 @@ def test_a_job_that_fails_leaves_the_others_and_its_traceback(command: Command, 
     assert (good / "train.log").read_text() == before
 
 
-def test_a_run_goes_on_in_its_own_directory(command: Command, tmp_path: Path) -> None:
+def test_resumed_run_stays_in_its_run_directory(command: Command, tmp_path: Path) -> None:
     assert command(*SMALL, "hydra.run.dir=run").returncode == 0
     done = command("resume=run", "trainer.max_epochs=3")
     assert done.returncode == 0, done.stderr
@@ -138,7 +136,7 @@ def test_a_run_goes_on_in_its_own_directory(command: Command, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_two_processes_count_every_image_once(command: Command, tmp_path: Path) -> None:
+def test_two_processes_evaluate_every_image_once(command: Command, tmp_path: Path) -> None:
     options = ("data=digits", "model=ae_mlp", "trainer.max_epochs=0", "trainer.precision=64-true")
     numbers = []
     for devices in (1, 2):
@@ -149,7 +147,7 @@ def test_two_processes_count_every_image_once(command: Command, tmp_path: Path) 
         assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-12)
 
 
-def test_two_processes_train_one_run(command: Command, tmp_path: Path) -> None:
+def test_two_processes_write_one_run(command: Command, tmp_path: Path) -> None:
     two = (*SMALL, "trainer.devices=2", "trainer.accelerator=cpu", "noise=gaussian")
     done = command(*two, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -162,12 +160,14 @@ def test_two_processes_train_one_run(command: Command, tmp_path: Path) -> None:
     assert "failed" not in done.stdout
     figures = sorted(file.parent.name for file in (tmp_path / "drawn" / "figures").glob("*/*.png"))
     assert figures == ["class_mse", "curves", "samples", "samples"]
-    ours, theirs = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("drawn", "run"))
-    for name, weight in ours["state_dict"].items():
-        assert torch.equal(weight, theirs["state_dict"][name])
+    with_figures, without_figures = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("drawn", "run")
+    )
+    for name, weight in with_figures["state_dict"].items():
+        assert torch.equal(weight, without_figures["state_dict"][name])
 
 
-def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(command: Command, tmp_path: Path) -> None:
+def test_non_finite_loss_exits_with_code_4(command: Command, tmp_path: Path) -> None:
     done = command(*SMALL, "model=gaussian_mlp", "likelihood.mean=identity", "optimizer.lr=1e30", "hydra.run.dir=run")
     assert done.returncode == 4
     assert done.stderr.count("\n") == 1
@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_has_an_exit_code_of_its_own(command: Command,
     assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_folders_and_logs_of_the_user_stay(command: Command, tmp_path: Path) -> None:
+def test_existing_directories_and_logs_are_kept(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine" / "sub").mkdir(parents=True)
     assert command("latent_dim=0", "hydra.run.dir=mine/sub").returncode == 2
     assert command("latent_dim=0", "hydra.run.dir=mine/sub/new/run").returncode == 2
@@ -186,7 +186,7 @@ def test_folders_and_logs_of_the_user_stay(command: Command, tmp_path: Path) -> 
     assert (tmp_path / "run" / "train.log").read_text() == before
 
 
-def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
+def test_unwritable_run_directory_is_named(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = command(*SMALL, "hydra.run.dir=file/run")
     assert done.returncode == 3
@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Pa
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
-def test_help_does_not_wait_for_torch(command: Command, arguments: list[str]) -> None:
+def test_help_does_not_import_torch(command: Command, arguments: list[str]) -> None:
     done = command(*arguments, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     assert "latent_dim: 20" in done.stdout
@@ -205,25 +205,25 @@ def test_help_does_not_wait_for_torch(command: Command, arguments: list[str]) ->
 
 
 @pytest.mark.parametrize("overrides", ["model-ae_mlp_latent_dim-2", "a-[1,2]_b-x y=z", "x" * 400, ""])
-def test_folders_of_jobs_can_stand_on_a_command_line(overrides: str) -> None:
+def test_job_directory_needs_no_shell_quoting(overrides: str) -> None:
     assert re.fullmatch(r"[\w.+-]{1,121}", job_dir(overrides))
 
 
-def test_folders_of_jobs_differ_where_the_overrides_do() -> None:
+def test_job_directories_of_different_overrides_differ() -> None:
     assert job_dir("model-ae_mlp_latent_dim-2") == "model-ae_mlp_latent_dim-2"
     overrides = ["a--1", "a-[1]", "a-[-1]", "a- 1", "x" * 400, "x" * 401, "", "defaults"]
     assert len({job_dir(each) for each in overrides}) == len(overrides)
 
 
-def test_no_two_runs_share_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    moment = datetime(2026, 1, 31)  # the same microsecond for all
+def test_runs_started_at_same_time_have_different_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = datetime(2026, 1, 31)  # the same microsecond for all runs
     monkeypatch.setattr("vae_lab.cli.compose.datetime", SimpleNamespace(now=lambda: moment))
     assert len({run_dir(None, "outputs/vae") for _ in range(20)}) > 15
     assert run_dir("outputs/vae/mine", "outputs/vae") == "outputs/vae/mine"
 
 
 @pytest.mark.slow
-def test_a_wheel_trains_from_an_empty_folder(command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_installed_wheel_trains_in_empty_directory(command: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True, timeout=120)

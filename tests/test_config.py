@@ -19,7 +19,7 @@ from vae_lab.training import schedulers
 from vae_lab.training.module import VAEModule
 
 OPTIONS = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if not file.stem.startswith("_")]
-NEEDS = {  # what an option does not stand without
+NEEDS = {  # further overrides that a component requires
     "posterior=point": ["objective=reconstruction"],
     "data=folder": ["data.root=images", "data.shape=[1,28,28]"],
     "data=cifar10": ["likelihood=gaussian"],
@@ -31,7 +31,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_builds(option: str) -> None:
+def test_component_composes_and_builds(option: str) -> None:
     config = composed(option, *NEEDS.get(option, []))
     OmegaConf.resolve(config)
     assert isinstance(runs.build_module(config), VAEModule)
@@ -41,7 +41,7 @@ def test_every_option_composes_and_builds(option: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
 @pytest.mark.parametrize("images", [option for option in OPTIONS if option.startswith("data=")])
-def test_every_model_fits_every_data_set(option: str, images: str) -> None:
+def test_preset_builds_with_every_data_set_it_supports(option: str, images: str) -> None:
     options = NEEDS["data=folder"] if images == "data=folder" else []
     config = composed(option, images, *options)
     if images == "data=cifar10" and "bernoulli" in option:
@@ -56,13 +56,13 @@ def test_every_model_fits_every_data_set(option: str, images: str) -> None:
 
 
 class Unstated(Head):
-    """A likelihood that does not say of which pixels it is one."""
+    """A likelihood that does not declare its `support`."""
 
     def forward(self, parameters: Tensor) -> Distribution:
         return Independent(Normal(parameters, 1.0), 3)
 
 
-# the groups in which the classes of a file have their YAMLs, and whether nothing else has one there
+# the config groups of the classes in each module, and whether they contain no other classes
 GROUPS = {
     networks: (["encoder", "decoder"], True),
     posteriors: (["posterior"], True),
@@ -70,29 +70,29 @@ GROUPS = {
     priors: (["prior"], True),
     objectives: (["objective"], True),
     data: (["data"], True),
-    noise: (["noise"], False),  # no noise is torch.nn.Identity
-    schedulers: (["scheduler"], False),  # none is nothing at all
+    noise: (["noise"], False),  # noise=none is torch.nn.Identity
+    schedulers: (["scheduler"], False),  # scheduler=none has no class
 }
 
 
 @pytest.mark.parametrize("module", GROUPS)
-def test_every_part_has_a_yaml_in_the_groups_of_its_file(module: ModuleType) -> None:
+def test_every_class_has_yaml_in_its_config_groups(module: ModuleType) -> None:
     kinds = (nn.Module, objectives.Elbo, objectives.Reconstruction, data.ImageData, LRScheduler)
-    parts = {
+    classes = {
         f"{module.__name__}.{name}"
         for name, value in vars(module).items()
         if inspect.isclass(value) and value.__module__.startswith(module.__name__) and issubclass(value, kinds)
         if not inspect.isabstract(value) and value is not noise.Noise
     }
-    groups, alone = GROUPS[module]
+    groups, exclusive = GROUPS[module]
     options = [f"{group}={file.stem}" for group in groups for file in (CONF / group).glob("[!_]*.yaml")]
     targets = {composed(each, *NEEDS.get(each, []))[each.partition("=")[0]].get("_target_") for each in options}
-    assert parts
-    assert parts <= targets
-    assert targets == parts or not alone
+    assert classes
+    assert classes <= targets
+    assert targets == classes or not exclusive
 
 
-def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
+def test_override_precedes_preset_and_preset_precedes_default() -> None:
     assert composed("model=gaussian_mlp").likelihood._target_.endswith("Gaussian")
     assert composed("model=gaussian_mlp", "likelihood=bernoulli").likelihood._target_.endswith("Bernoulli")
     assert composed("likelihood=bernoulli", "model=gaussian_mlp").likelihood._target_.endswith("Bernoulli")
@@ -102,12 +102,12 @@ def test_the_command_line_beats_the_model_and_the_model_the_defaults() -> None:
     ("command", "option"),
     [("train", "experiment=nonsense"), ("generate", "data=nonsense"), ("evaluate", "data=nonsense")],
 )
-def test_a_group_that_may_be_empty_still_refuses_what_is_not_there(command: str, option: str) -> None:
+def test_unknown_name_in_optional_group_is_rejected(command: str, option: str) -> None:
     with pytest.raises(ConfigError, match=r"nonsense: unknown"):
         compose(command, [option])
 
 
-def test_experiments_come_from_a_folder_of_the_user(tmp_path: Path) -> None:
+def test_user_defined_experiment_is_found(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: gaussian_mlp\nlatent_dim: 7\n"
@@ -130,7 +130,7 @@ def test_experiments_come_from_a_folder_of_the_user(tmp_path: Path) -> None:
         (["model=bernoulli_mlp", "data.binarize=dynamic"], "dynamic"),
     ],
 )
-def test_binarization_follows_the_likelihood(options: list[str], expected: str) -> None:
+def test_binarization_depends_on_likelihood(options: list[str], expected: str) -> None:
     assert binarization(composed(*options)) == expected
 
 
@@ -139,7 +139,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["name=a/b"], "name=a/b: must consist of letters, digits"),
         (["latent_dim=0"], "latent_dim=0: must be greater than 0"),
@@ -191,7 +191,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["trainer.precision=8"], "trainer.precision=8: must be 32-true, 64-true, 16-mixed or bf16-mixed"),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0: must be greater than 0"),
         (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch=0: must be greater than 0"),
-        # what Lightning refuses itself
+        # values that Lightning rejects
         (["trainer.accelerator=nonsense"], "trainer: You selected an invalid accelerator"),
         (["trainer.accelerator=cpu", "trainer.devices=0"], "trainer: `Trainer(devices=0)` value is not a valid input"),
         (["trainer.max_time=abc"], "trainer: `Timer(duration='abc')` is not a valid duration"),
@@ -200,19 +200,19 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["+callbacks.stop={monitor: val/elbo}"], "callbacks.stop: missing `_target_`"),
     ],
 )
-def test_a_value_that_cannot_work_is_refused_by_name(
-    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_invalid_value_is_rejected_with_its_key(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"^{re.escape(said)}") as refusal:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}") as raised:
         train(["data=digits", "callbacks=none", *options])
-    assert refusal.value.exit_code == 2
-    assert "\n" not in str(refusal.value)
+    assert raised.value.exit_code == 2
+    assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("trainer.val_check_interval=1000", "trainer: `val_check_interval` (1000) must be less than"),
         (
@@ -221,15 +221,15 @@ def test_a_value_that_cannot_work_is_refused_by_name(
         ),
     ],
 )
-def test_what_lightning_refuses_in_the_training_is_one_line(option: str, said: str, tmp_path: Path) -> None:
+def test_lightning_error_during_training_is_one_line(option: str, message: str, tmp_path: Path) -> None:
     small = ["data=digits", "callbacks=none", "encoder.hidden=[4]", "decoder.hidden=[4]", "trainer.max_epochs=1"]
-    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         train([*small, option, f"hydra.run.dir={tmp_path}"])
     assert "Traceback" in (tmp_path / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "pattern"),
     [
         (["latent_dim=abc"], "^latent_dim=abc: must be a whole number$"),
         (["latent_dim=2.5"], r"latent_dim=2\.5"),
@@ -249,14 +249,14 @@ def test_what_lightning_refuses_in_the_training_is_one_line(option: str, said: s
         (["data=digits", "data.root=x"], "^unknown key 'data.root'; --help lists the keys$"),
     ],
 )
-def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: str) -> None:
-    with pytest.raises(ConfigError, match=named) as refusal:
+def test_mistyped_override_is_rejected_with_suggestion(options: list[str], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern) as raised:
         composed(*options)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "pattern"),
     [
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
         (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
@@ -311,8 +311,8 @@ def test_what_does_not_exist_is_told_with_what_does(options: list[str], named: s
         ),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(options: list[str], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
+def test_incompatible_components_are_rejected(options: list[str], pattern: str) -> None:
+    with pytest.raises(ConfigError, match=pattern):
         runs.build_module(composed(*options))
 
 
@@ -328,29 +328,29 @@ def test_parts_that_do_not_go_together_are_refused(options: list[str], named: st
         ("''", "Empty path"),
     ],
 )
-def test_a_class_that_cannot_be_imported_is_named_with_the_reason(
+def test_class_that_fails_to_import_is_reported_with_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, reason: str
 ) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('reason: broken')")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "without.py").write_text("import not_there")
     monkeypatch.syspath_prepend(tmp_path)
-    said = rf"_target_=.*: cannot be imported: .*{reason}"
+    pattern = rf"_target_=.*: cannot be imported: .*{reason}"
     config = composed(f"likelihood._target_={target}")
-    with pytest.raises(ConfigError, match=rf"^likelihood\.{said}"):
+    with pytest.raises(ConfigError, match=rf"^likelihood\.{pattern}"):
         runs.build_module(config)
-    with pytest.raises(ConfigError, match=rf"^callbacks\.mine\.{said}"):
+    with pytest.raises(ConfigError, match=rf"^callbacks\.mine\.{pattern}"):
         runs.build_each(OmegaConf.create({"callbacks": {"mine": config.likelihood}}), "callbacks")
 
 
-def test_an_interrupted_import_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_import_raises_keyboard_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         runs.build.class_of({"_target_": "interrupted.Part"})
 
 
-@pytest.mark.parametrize("described", ["text", [1], {"n": 3}, {"_target_": None}])
-def test_a_part_without_a_class_is_refused(described: object) -> None:
+@pytest.mark.parametrize("component", ["text", [1], {"n": 3}, {"_target_": None}])
+def test_component_without_target_is_rejected(component: object) -> None:
     with pytest.raises(ConfigError, match=r"^callbacks\.mine: missing `_target_`"):
-        runs.build_each(OmegaConf.create({"callbacks": {"mine": described}}), "callbacks")
+        runs.build_each(OmegaConf.create({"callbacks": {"mine": component}}), "callbacks")

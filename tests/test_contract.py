@@ -1,4 +1,4 @@
-"""What objectives rely on, for models of a user's: a VampPrior, a flow as posterior, two layers, importance weights."""
+"""Objectives work with user-defined models: VampPrior, flow posterior, two stochastic layers, importance weights."""
 
 from functools import partial
 from math import log
@@ -15,7 +15,7 @@ from zoo.models import FactorVAE, FreeBits, InverseAutoregressive, VampPrior
 
 
 class Iwae:
-    """Importance-weighted bound (arXiv 1509.00519), by plain or by doubly reparameterized gradients (1810.04152)."""
+    """Importance-weighted bound (arXiv 1509.00519) with plain or doubly reparameterized gradients (1810.04152)."""
 
     def __init__(self, samples: int, doubly: bool) -> None:
         self.samples, self.doubly = samples, doubly
@@ -45,7 +45,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_trains_with_finite_gradients_in_every_parameter(case: str) -> None:
+def test_every_parameter_has_finite_nonzero_gradient(case: str) -> None:
     make, objective = CASES[case]
     torch.manual_seed(0)
     module = VAEModule(make(), objective)
@@ -66,13 +66,13 @@ def test_trains_with_finite_gradients_in_every_parameter(case: str) -> None:
     assert found == {"elbo", "log_likelihood", "kl", "mse"} | layers
 
 
-def test_no_module_is_held_twice() -> None:
+def test_every_parameter_is_registered_once() -> None:
     vae = make_vae(prior=VampPrior(5, IMAGE))
     names = [name for name, _ in vae.named_parameters(remove_duplicate=False)]
     assert len(names) == len(list(vae.parameters()))
 
 
-def test_iwae_of_one_sample_is_the_elbo_with_a_sampled_kl(double: None) -> None:
+def test_iwae_with_one_sample_equals_elbo_with_sampled_kl(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     losses = []
     for objective in (Iwae(1, doubly=False), Elbo(kl="sampled")):
@@ -88,7 +88,7 @@ def gradients(vae: nn.Module, batch: Batch, objective: Iwae, seed: int) -> dict[
     return {name: weight.grad.clone() for name, weight in vae.named_parameters()}
 
 
-def test_doubly_reparameterized_gradient_of_the_decoder_is_the_plain_one(double: None) -> None:
+def test_doubly_reparameterized_decoder_gradient_equals_plain_gradient(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     plain, doubly = (gradients(vae, batch, Iwae(5, doubly), seed=5) for doubly in (False, True))
     for name in plain:
@@ -96,20 +96,20 @@ def test_doubly_reparameterized_gradient_of_the_decoder_is_the_plain_one(double:
             torch.testing.assert_close(doubly[name], plain[name], rtol=1e-10, atol=1e-14)
 
 
-def test_doubly_reparameterized_gradient_of_the_encoder_agrees_in_expectation(double: None) -> None:
+def test_doubly_reparameterized_encoder_gradient_agrees_in_expectation(double: None) -> None:
     torch.manual_seed(0)
     vae, one = make_vae(), make_batch(1)
-    batch = Batch(*(each.expand(20_000, *each.shape[1:]) for each in one))  # as many repetitions
+    batch = Batch(*(each.expand(20_000, *each.shape[1:]) for each in one))  # copies of one image
     name, means = "encoder.network.3.bias", []
     for doubly in (False, True):
         runs = torch.stack([gradients(vae, batch, Iwae(5, doubly), seed)[name] for seed in range(8)])
         means.append((runs.mean(0), runs.std(0) / 8**0.5))
     (plain, plain_error), (other, other_error) = means
     assert ((plain - other).abs() < 5 * (plain_error.square() + other_error.square()).sqrt()).all()
-    assert other_error.sum() < plain_error.sum()  # the reason for its being
+    assert other_error.sum() < plain_error.sum()  # lower variance is the purpose of this estimator
 
 
-def test_detach_reaches_the_weights_that_a_flow_uses_later(double: None) -> None:
+def test_detached_flow_density_has_gradient_only_for_z(double: None) -> None:
     vae, batch = make_vae(FLOW()), make_batch()
     draw = vae.draw(batch, samples=2, detach=True)
     torch.testing.assert_close(draw.log_posterior, draw.q.log_prob(draw.z))
@@ -119,7 +119,7 @@ def test_detach_reaches_the_weights_that_a_flow_uses_later(double: None) -> None
     assert all(weight.grad is None for weight in vae.parameters())
 
 
-def test_what_a_flow_keeps_of_its_sample_is_its_density(double: None) -> None:
+def test_cached_density_of_flow_sample_equals_computed_density(double: None) -> None:
     vae, batch = make_vae(FLOW()), make_batch()
     q = vae.encode(batch.input)
     z = q.rsample((3,))
@@ -128,13 +128,13 @@ def test_what_a_flow_keeps_of_its_sample_is_its_density(double: None) -> None:
     torch.testing.assert_close(vae.center(q), q.transform.inv(q.base.rsample()))
 
 
-def test_the_parts_of_a_loss_with_a_discriminator_train_their_own_weights(double: None) -> None:
+def test_model_and_discriminator_terms_train_only_their_own_weights(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     objective = FactorVAE(LATENT, gamma=3.0, hidden=[8], optimizer_options={})
     torch.manual_seed(1)
     _, terms = objective(vae, batch, 0)
-    of_model = (3.0 * terms["total_correlation"] - terms["elbo"]).mean()
-    for weights, part in ((vae.parameters(), of_model), (objective.parameters(), terms["discriminator"].mean())):
+    model_loss = (3.0 * terms["total_correlation"] - terms["elbo"]).mean()
+    for weights, part in ((vae.parameters(), model_loss), (objective.parameters(), terms["discriminator"].mean())):
         weights = list(weights)
         torch.manual_seed(1)
         whole = torch.autograd.grad(objective(vae, batch, 0)[0], weights)
@@ -144,7 +144,7 @@ def test_the_parts_of_a_loss_with_a_discriminator_train_their_own_weights(double
             torch.testing.assert_close(one, other)
 
 
-def test_free_bits_without_a_floor_are_the_elbo(double: None) -> None:
+def test_free_bits_with_zero_floor_equal_elbo(double: None) -> None:
     vae, batch = make_vae(), make_batch()
     losses = []
     for objective in (FreeBits(0.0), Elbo(), FreeBits(2.0)):

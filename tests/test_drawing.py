@@ -1,4 +1,4 @@
-"""When figures are drawn, what of, and that a training does not notice."""
+"""When figures are drawn, what they show, and that they do not change training."""
 
 import csv
 import logging
@@ -51,12 +51,12 @@ def view(digits_run: Run) -> View:
 
 
 def drawn(run: Run) -> dict[str, list[str]]:
-    """The figures of each name in a run's directory."""
+    """Return the file names of each figure in the run directory."""
     return {folder.name: sorted(f.name for f in folder.iterdir()) for folder in (run.path / "figures").iterdir()}
 
 
 def cut(figure: Figure, rows: int, columns: int, size: int = 56, gap: int = 2, place: int = 0) -> np.ndarray:
-    """The tiles of a figure's grid of images, (rows, columns, size, size) in 0 … 255."""
+    """Return the tiles of an image grid in a figure, (rows, columns, size, size) in 0 … 255."""
     grids = [
         axes.images[0].get_array() for axes in figure.axes if axes.images and not axes.spines["left"].get_visible()
     ]
@@ -69,7 +69,7 @@ def cut(figure: Figure, rows: int, columns: int, size: int = 56, gap: int = 2, p
 
 
 def bytes_of(images: Tensor, scale: int = 7) -> np.ndarray:
-    """Images (..., 1, 8, 8) as `cut` gives them."""
+    """Return images (..., 1, 8, 8) as tiles in the format of `cut`."""
     values = images.detach().squeeze(-3).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     return values.repeat(scale, -1).repeat(scale, -2)
 
@@ -78,13 +78,13 @@ def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
 
 
-def test_there_is_a_yaml_for_every_figure() -> None:
+def test_every_figure_has_yaml() -> None:
     assert sorted(DRAWINGS) == EVERY
     assert len(EVERY) == 14
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_yaml_has_every_option_with_its_default(name: str) -> None:
+def test_yaml_contains_every_option_with_its_default(name: str) -> None:
     config, _ = compose("train", [f"callbacks={name}"])
     (drawing,) = runs.build_each(config, "callbacks").values()
     assert type(drawing) is DRAWINGS[name]
@@ -107,17 +107,17 @@ def test_a_yaml_has_every_option_with_its_default(name: str) -> None:
         ({"epochs": [1, 7], "every_n_epochs": 2}, [1, 7]),
     ],
 )
-def test_a_figure_is_due_at_its_interval_and_at_the_end_or_at_its_epochs(options: dict, epochs: list[int]) -> None:
+def test_figure_is_due_at_interval_and_last_epoch_or_at_given_epochs(options: dict, epochs: list[int]) -> None:
     drawing = figures.Samples(**options)
     assert [epoch for epoch in range(1, 8) if drawing.is_due(epoch, last=epoch == 7)] == epochs
 
 
-def test_figures_lie_where_they_are_looked_for(small: Callable[..., Run]) -> None:
+def test_figures_are_written_for_due_epochs(small: Callable[..., Run]) -> None:
     run = small("trainer.max_epochs=3", "callbacks.samples.epochs=[1,2]", "callbacks.latent_map.every_n_epochs=2")
     found = drawn(run)
     assert found.pop("samples") == ["epoch-0001.png", "epoch-0002.png"]
     assert found.pop("latent_map") == ["epoch-0002.png", "epoch-0003.png"]
-    assert found.pop("class_mse") == [f"epoch-{run.module.epoch:04d}.png"]  # of the weights that were tested
+    assert found.pop("class_mse") == [f"epoch-{run.module.epoch:04d}.png"]  # the epoch of the tested weights
     last = {"curves", "reconstructions", "manifold", "interpolation", "traversals", "class_samples", "latent_bars"}
     assert found == {name: ["epoch-0003.png"] for name in last}
     for file in run.path.glob("figures/*/*"):
@@ -129,10 +129,10 @@ def test_figures_lie_where_they_are_looked_for(small: Callable[..., Run]) -> Non
 MODELS = {
     "noise and dropout": ["noise=gaussian", "encoder.dropout=0.2", "data.binarize=dynamic"],
     "batch norm": ["model=bernoulli_conv", "encoder.norm=BatchNorm2d", "decoder.norm=BatchNorm2d", "data.shift=1"],
-    "an autoencoder": ["model=ae_mlp"],
-    "in double precision": ["noise=gaussian", "trainer.precision=64-true", "callbacks=default"],
-    "in bfloat16": ["noise=gaussian", "trainer.precision=bf16-mixed", "callbacks=default"],
-    "with workers": ["noise=gaussian", "data.num_workers=1", "callbacks=[default,transition]"],
+    "autoencoder": ["model=ae_mlp"],
+    "double precision": ["noise=gaussian", "trainer.precision=64-true", "callbacks=default"],
+    "bfloat16": ["noise=gaussian", "trainer.precision=bf16-mixed", "callbacks=default"],
+    "workers": ["noise=gaussian", "data.num_workers=1", "callbacks=[default,transition]"],
 }
 
 
@@ -142,7 +142,7 @@ FAST = ("noise and dropout",)
 @pytest.mark.parametrize(
     "model", [each if each in FAST else pytest.param(each, marks=pytest.mark.slow) for each in MODELS]
 )
-def test_a_training_does_not_notice_its_figures(tmp_path: Path, model: str) -> None:
+def test_figures_do_not_change_training(tmp_path: Path, model: str) -> None:
     size = [] if model == "batch norm" else ["encoder.hidden=[16]", "decoder.hidden=[16]"]
     options = ["data=digits", "latent_dim=3", *size, *MODELS[model], "trainer.max_epochs=2"]
     short = ["callbacks.tsne.n=60", "callbacks.tsne.iterations=250"]
@@ -153,23 +153,25 @@ def test_a_training_does_not_notice_its_figures(tmp_path: Path, model: str) -> N
     each = [f"callbacks.{name}.every_n_epochs=1" for name in config.callbacks]
     without = [option for option in options if not option.startswith("callbacks")]
     plain = train([*without, "callbacks=none", f"hydra.run.dir={tmp_path / 'plain'}"])
-    looked = train([*options, *each, f"hydra.run.dir={tmp_path / 'looked'}"])
-    count = {"noise and dropout": 13, "batch norm": 12, "an autoencoder": 10, "with workers": 12}.get(model, 11)
-    assert len(drawn(looked)) == count
-    assert all(len(found) == 2 for found in drawn(looked).values())
-    log = (looked.path / "train.log").read_text()
+    with_figures = train([*options, *each, f"hydra.run.dir={tmp_path / 'drawn'}"])
+    count = {"noise and dropout": 13, "batch norm": 12, "autoencoder": 10, "workers": 12}.get(model, 11)
+    assert len(drawn(with_figures)) == count
+    assert all(len(found) == 2 for found in drawn(with_figures).values())
+    log = (with_figures.path / "train.log").read_text()
     assert "failed" not in log
-    assert ("skipped figures: samples (an autoencoder has no prior" in log) == (model == "an autoencoder")
+    assert ("skipped figures: samples (an autoencoder has no prior" in log) == (model == "autoencoder")
     for name in ("last", "best"):
-        ours, theirs = (checkpoints.read(checkpoints.find(run.path / "checkpoints", name)) for run in (looked, plain))
-        for part, weight in ours["state_dict"].items():
-            assert torch.equal(weight, theirs["state_dict"][part]), part
-        assert str(ours["optimizer_states"]) == str(theirs["optimizer_states"])
+        actual, expected = (
+            checkpoints.read(checkpoints.find(run.path / "checkpoints", name)) for run in (with_figures, plain)
+        )
+        for part, weight in actual["state_dict"].items():
+            assert torch.equal(weight, expected["state_dict"][part]), part
+        assert str(actual["optimizer_states"]) == str(expected["optimizer_states"])
     numbers = {key: value for key, value in plain.metrics.items() if "/" in key}
-    assert {key: looked.metrics[key] for key in numbers} == numbers
+    assert {key: with_figures.metrics[key] for key in numbers} == numbers
 
 
-def test_the_same_images_and_latents_are_drawn_in_every_epoch(small: Callable[..., Run]) -> None:
+def test_figure_shows_same_images_in_every_epoch(small: Callable[..., Run]) -> None:
     run = small("trainer.max_epochs=2", "callbacks=reconstructions", "callbacks.reconstructions.every_n_epochs=1")
     first, second = (
         np.asarray(Image.open(run.path / "figures" / "reconstructions" / f"epoch-000{epoch}.png").convert("RGB"))
@@ -180,11 +182,13 @@ def test_the_same_images_and_latents_are_drawn_in_every_epoch(small: Callable[..
     truth = figures.tiles((run.data.test.image[View(run.module.vae, run.data, 2).chosen(10)] > 127)[None].float(), 7)
     rows = [top for top in range(len(first) - 56) if np.array_equal(first[top : top + 56, -16 - 578 : -16], truth)]
     assert len(rows) == 1
-    assert not set(range(rows[0], rows[0] + 56)) & set(changed)  # the truth stands still
-    assert set(range(rows[0] + 80, rows[0] + 150)) & set(changed)  # what the model makes of it does not
+    assert not set(range(rows[0], rows[0] + 56)) & set(changed)  # the targets do not change
+    assert set(range(rows[0] + 80, rows[0] + 150)) & set(changed)  # the reconstructions do
 
 
-def test_a_figure_that_fails_is_a_line_in_the_log(small: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_figure_is_logged_and_training_continues(
+    small: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(self: figures.Samples, view: View) -> Figure:
         torch.rand(3)
         raise RuntimeError("no ink\nleft")
@@ -199,43 +203,43 @@ def test_a_figure_that_fails_is_a_line_in_the_log(small: Callable[..., Run], mon
     monkeypatch.setattr(figures.Samples, "figure", fails)
     monkeypatch.setattr(Curves, "log_metrics", full)
     run = small("callbacks=[samples,curves]", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
-    said = [line for line in (run.path / "train.log").read_text().splitlines() if "failed" in line]
-    assert len(said) == 4
-    assert sum("figure curves of epoch 1 failed: OSError: disk full" in line for line in said) == 1
+    failures = [line for line in (run.path / "train.log").read_text().splitlines() if "failed" in line]
+    assert len(failures) == 4
+    assert sum("figure curves of epoch 1 failed: OSError: disk full" in line for line in failures) == 1
     assert (
-        sum("figure samples of epoch 1 failed: RuntimeError: no ink left (test_drawing.py" in line for line in said)
+        sum("figure samples of epoch 1 failed: RuntimeError: no ink left (test_drawing.py" in line for line in failures)
         == 1
     )
     assert drawn(run) == {"curves": ["epoch-0002.png"]}
     assert run.metrics["test/elbo"] == plain.metrics["test/elbo"]
 
 
-def test_a_run_that_goes_on_keeps_its_curves(small: Callable[..., Run]) -> None:
+def test_resumed_run_keeps_its_curves(small: Callable[..., Run]) -> None:
     options = ("noise=gaussian", "callbacks=curves", "callbacks.curves.every_n_epochs=1")
     whole = small(*options, "trainer.max_epochs=3", name="whole")
     half = small(*options, "trainer.max_epochs=1")
     resumed = train([f"resume={half.path}", "trainer.max_epochs=3"])
-    ours, theirs = ((run.path / "kl_per_dimension.csv").read_text() for run in (resumed, whole))
-    assert ours == theirs
+    resumed_kl, whole_kl = ((run.path / "kl_per_dimension.csv").read_text() for run in (resumed, whole))
+    assert resumed_kl == whole_kl
     assert drawn(resumed) == drawn(whole)
     for name, weight in runs.load(whole.path, "last").module.state_dict().items():
         assert torch.equal(weight, runs.load(resumed.path, "last").module.state_dict()[name])
 
 
-def test_a_run_that_goes_on_does_not_draw_again(small: Callable[..., Run]) -> None:
+def test_resumed_run_keeps_existing_figures_and_draws_missing_ones(small: Callable[..., Run]) -> None:
     half = small("callbacks=samples", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
     second = half.path / "figures" / "samples" / "epoch-0002.png"
     second.write_bytes(b"drawn before")
     train([f"resume={half.path}", "trainer.max_epochs=3"])
     assert second.read_bytes() == b"drawn before"
-    (half.path / "figures" / "samples" / "epoch-0003.png").unlink()  # as if it had been killed before it was drawn
+    (half.path / "figures" / "samples" / "epoch-0003.png").unlink()  # as if the process had been killed before drawing
     train([f"resume={half.path}", "trainer.max_epochs=4"])
     assert drawn(half) == {"samples": [f"epoch-000{epoch}.png" for epoch in (1, 2, 3, 4)]}
 
 
-def test_a_run_with_other_figures_is_the_same_run(small: Callable[..., Run]) -> None:
+def test_options_of_figures_do_not_distinguish_runs(small: Callable[..., Run]) -> None:
     run = small("callbacks=none", "trainer.max_epochs=1")
-    again = small("callbacks=[samples,curves]", "callbacks.samples.n=9", "trainer.max_epochs=1")  # it has ended
+    again = small("callbacks=[samples,curves]", "callbacks.samples.n=9", "trainer.max_epochs=1")  # the run is completed
     assert again.metrics == run.metrics
     resumed = small("callbacks=samples", "trainer.max_epochs=2", name="other")
     train([f"resume={resumed.path}", "trainer.max_epochs=3", "callbacks.samples.epochs=[3]"])
@@ -247,10 +251,10 @@ def test_a_run_with_other_figures_is_the_same_run(small: Callable[..., Run]) -> 
 
 
 class Mine(figures.Samples):
-    """A figure of a user's own."""
+    """A user-defined figure."""
 
 
-def test_a_users_own_figure_is_no_part_of_a_run_either(small: Callable[..., Run]) -> None:
+def test_options_of_user_defined_figure_do_not_distinguish_runs(small: Callable[..., Run]) -> None:
     own = "+callbacks.mine={_target_: test_drawing.Mine, name: mine, n: %d}"
     run = small("callbacks=none", own % 4, "trainer.max_epochs=1")
     assert drawn(run) == {"mine": ["epoch-0001.png"]}
@@ -259,19 +263,19 @@ def test_a_users_own_figure_is_no_part_of_a_run_either(small: Callable[..., Run]
         small("callbacks=none", "+callbacks.stop={_target_: vae_lab.training.clock.Nothing}", "trainer.max_epochs=1")
 
 
-def test_a_second_figure_of_a_kind_has_a_name_of_its_own(small: Callable[..., Run]) -> None:
+def test_second_figure_of_same_class_has_different_name(small: Callable[..., Run]) -> None:
     second = "+callbacks.second={_target_: vae_lab.figures.Samples, name: few, n: 4}"
     assert set(drawn(small("callbacks=samples", second, "trainer.max_epochs=1"))) == {"samples", "few"}
 
 
-def test_a_training_that_stops_early_draws_its_last_epoch(small: Callable[..., Run]) -> None:
+def test_early_stopping_draws_last_epoch(small: Callable[..., Run]) -> None:
     stop = "_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/elbo, mode: min, patience: 1"
     run = small("callbacks=samples", f"+callbacks.stop={{{stop}}}", "trainer.max_epochs=9")
     assert run.metrics["epochs"] == 2
     assert drawn(run) == {"samples": ["epoch-0002.png"]}
 
 
-def test_the_kl_of_each_latent_adds_up_to_the_kl(digits_run: Run) -> None:
+def test_kl_per_dimension_sums_to_kl(digits_run: Run) -> None:
     def rows(name: str) -> list[dict[str, str]]:
         with (digits_run.path / name).open(newline="") as file:
             return list(csv.DictReader(file))
@@ -285,7 +289,7 @@ def test_the_kl_of_each_latent_adds_up_to_the_kl(digits_run: Run) -> None:
             assert total == pytest.approx(float(row[f"{stage}/kl"]), rel=1e-6)
 
 
-def test_loggers_that_take_images_get_them(small: Callable[..., Run]) -> None:
+def test_tensorboard_receives_figures(small: Callable[..., Run]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = small("trainer.max_epochs=2", "callbacks=samples", "callbacks.samples.every_n_epochs=1", "logger=tensorboard")
@@ -297,7 +301,7 @@ def test_loggers_that_take_images_get_them(small: Callable[..., Run]) -> None:
         assert (logged[1].width, logged[1].height) == image.size
 
 
-def test_each_logger_gets_a_figure_in_its_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_figure_is_passed_to_each_logger_that_accepts_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = []
     wandb, comet, mlflow, full = (kind.__new__(kind) for kind in (WandbLogger, Comet, Mlflow, WandbLogger))
     wandb.log_image = lambda **options: given.append(options)
@@ -323,7 +327,7 @@ class Mlflow(MLFlowLogger):
     run_id = "run 1"
 
 
-def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
+def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
     for rank, expected in ((1, []), (0, ["epoch-0002.png"])):
         trainer = SimpleNamespace(
             is_global_zero=rank == 0,
@@ -340,7 +344,7 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             ["callbacks=manifold", "latent_dim=1"],
@@ -370,25 +374,25 @@ def test_one_process_draws(view: View, digits_run: Run, tmp_path: Path) -> None:
         (["+callbacks.tsne.n=20"], "callbacks.tsne: missing `_target_`"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_before_anything_is_written(
-    small: Callable[..., Run], tmp_path: Path, options: list[str], said: str
+def test_invalid_figure_is_rejected_before_anything_is_written(
+    small: Callable[..., Run], tmp_path: Path, options: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         small(*options)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_default_set_leaves_out_what_does_not_fit(small: Callable[..., Run]) -> None:
+def test_default_set_skips_figures_that_do_not_fit(small: Callable[..., Run]) -> None:
     run = small("latent_dim=1", "trainer.max_epochs=1")
     (line,) = [line for line in (run.path / "train.log").read_text().splitlines() if "skipped" in line]
     assert "manifold (requires latent dimensions [0, 1], but latent_dim=1)" in line
     assert "latent_map" in line
-    assert "denoising" not in line  # that there is no noise is nothing to tell
+    assert "denoising" not in line  # skipped without a message because there is no noise
     assert {"manifold", "latent_map", "denoising"} & drawn(run).keys() == set()
 
 
-def test_a_figure_can_be_left_out_by_null(small: Callable[..., Run]) -> None:
+def test_null_removes_figure(small: Callable[..., Run]) -> None:
     run = small("trainer.max_epochs=1", "callbacks=[samples,curves]", "callbacks.samples=null")
     assert list(drawn(run)) == ["curves"]
 
@@ -396,7 +400,7 @@ def test_a_figure_can_be_left_out_by_null(small: Callable[..., Run]) -> None:
 # What each figure shows
 
 
-def test_reconstructions_are_truth_mean_and_sample(view: View) -> None:
+def test_reconstructions_show_target_mean_and_sample(view: View) -> None:
     figure = figures.Reconstructions(n=15).draw(view)
     chosen = view.chosen(15)
     with torch.no_grad():
@@ -407,12 +411,16 @@ def test_reconstructions_are_truth_mean_and_sample(view: View) -> None:
         assert np.array_equal(tiles[0], bytes_of(truth[part]))
         assert np.abs(tiles[1].astype(int) - bytes_of(mean[part])).max() <= 1
         assert set(np.unique(tiles[2])) == {0, 255}
-    said = words(figure)
-    assert [name for name in said if name in ("target", "input", "mean", "sample")] == ["target", "mean", "sample"] * 2
-    assert [name for name in said if name.isdigit()] == [*"0123456789", *"01234"]
+    labels = words(figure)
+    assert [name for name in labels if name in ("target", "input", "mean", "sample")] == [
+        "target",
+        "mean",
+        "sample",
+    ] * 2
+    assert [name for name in labels if name.isdigit()] == [*"0123456789", *"01234"]
 
 
-def test_reconstructions_show_an_input_that_is_another_image(digits_run: Run) -> None:
+def test_reconstructions_show_input_that_differs_from_target(digits_run: Run) -> None:
     run = runs.load(digits_run.path, data={"binarize_input": False})
     view = View(run.module.vae, run.data, 2)
     figure = figures.Reconstructions(n=4, labels=[5, 2]).draw(view)
@@ -424,32 +432,32 @@ def test_reconstructions_show_an_input_that_is_another_image(digits_run: Run) ->
     assert "input" in words(figure)
 
 
-def test_denoising_says_what_it_gains(view: View) -> None:
+def test_denoising_states_mse_of_input_and_reconstruction(view: View) -> None:
     figure = figures.Denoising(n=10).draw(view)
     tiles = cut(figure, 3, 10) / 255
     original = (view.data.test.image[view.chosen(10)] > 127).float()
     assert np.array_equal(tiles[0] * 255, bytes_of(original))
     for row, name in ((1, "noisy input"), (2, "reconstruction")):
-        (said,) = [line for line in words(figure) if line.startswith(f"{name}, MSE")]
-        assert float(said.rpartition(" ")[2]) == pytest.approx(((tiles[row] - tiles[0]) ** 2).mean(), abs=1e-3)
+        (label,) = [line for line in words(figure) if line.startswith(f"{name}, MSE")]
+        assert float(label.rpartition(" ")[2]) == pytest.approx(((tiles[row] - tiles[0]) ** 2).mean(), abs=1e-3)
     flipped = (tiles[1] != tiles[0]).mean()
-    assert 0.05 < flipped < 0.15  # one fifth becomes black or white, and half of these were so before
+    assert 0.05 < flipped < 0.15  # a fifth of the pixels becomes black or white, which changes half of them
 
 
-def test_samples_are_those_of_the_prior(view: View) -> None:
+def test_samples_are_decoded_from_prior(view: View) -> None:
     figure = figures.Samples(n=10, seed=5).draw(view)
     with view.undisturbed(5):
         mean = view.vae.decode(torch.randn(10, 3)).mean
     tiles = cut(figure, 3, 4, place=0)
     assert np.abs(tiles.reshape(12, 56, 56)[:10].astype(int) - bytes_of(mean)).max() <= 1
-    assert (tiles.reshape(12, 56, 56)[10:] == 255).all()  # what is left over of the square
+    assert (tiles.reshape(12, 56, 56)[10:] == 255).all()  # unused tiles are white
     drawn_pixels = cut(figure, 3, 4, place=1).reshape(12, 56, 56)[:10]
     assert set(np.unique(drawn_pixels)) == {0, 255}
     assert {"mean E[x|z]", "sample x ~ p(x|z)"} <= set(words(figure))
 
 
 @pytest.mark.parametrize("reach", [None, 2.0])
-def test_a_manifold_is_the_decoder_over_a_grid(view: View, reach: float | None) -> None:
+def test_manifold_is_decoded_from_grid(view: View, reach: float | None) -> None:
     figure = figures.Manifold(n=5, reach=reach, dimensions=[2, 0]).draw(view)
     values = latents.quantiles(5) if reach is None else torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
     tiles = cut(figure, 5, 5, gap=0)
@@ -462,7 +470,7 @@ def test_a_manifold_is_the_decoder_over_a_grid(view: View, reach: float | None) 
     assert "Sweep over z2 and z0" in words(figure)
 
 
-def test_an_interpolation_goes_from_one_image_to_the_other(view: View) -> None:
+def test_interpolation_starts_and_ends_at_given_images(view: View) -> None:
     figure = figures.Interpolation(labels=[3, 8], steps=5).draw(view)
     tiles = cut(figure, 2, 7)
     ends = (view.data.test.image[view.chosen(2, [3, 8])] > 127).float()
@@ -476,12 +484,12 @@ def test_an_interpolation_goes_from_one_image_to_the_other(view: View) -> None:
     assert [name for name in words(figure) if name in ("linear", "spherical")] == ["linear", "spherical"]
 
 
-def test_an_interpolation_within_a_class_takes_two_images(view: View) -> None:
+def test_interpolation_within_class_uses_two_images(view: View) -> None:
     tiles = cut(figures.Interpolation(labels=[3, 3], steps=2).draw(view), 2, 4)
     assert not np.array_equal(tiles[0, 0], tiles[0, 3])
 
 
-def test_a_transition_is_read_line_by_line(view: View) -> None:
+def test_transition_is_in_reading_order(view: View) -> None:
     figure = figures.Transition(labels=[0, 7], n=4).draw(view)
     ends = (view.data.test.image[view.chosen(2, [0, 7])] > 127).float()
     with torch.no_grad():
@@ -490,7 +498,7 @@ def test_a_transition_is_read_line_by_line(view: View) -> None:
     assert np.abs(cut(figure, 4, 4).reshape(16, 56, 56).astype(int) - expected).max() <= 1
 
 
-def test_traversals_put_the_most_active_first(view: View) -> None:
+def test_traversals_are_in_descending_order_of_kl(view: View) -> None:
     figure = figures.Traversals(steps=5, n=2).draw(view)
     codes = view.codes(1000)
     normal = torch.distributions.Normal
@@ -508,7 +516,7 @@ def test_traversals_put_the_most_active_first(view: View) -> None:
     assert [line for line in words(figure) if line[-2:] in (".0", ".5")] == ["-3.0", "-1.5", "0.0", "1.5", "3.0"]
 
 
-def test_class_samples_are_of_the_gaussians_of_the_classes(view: View) -> None:
+def test_class_samples_are_drawn_from_gaussian_of_class(view: View) -> None:
     drawing = figures.ClassSamples(labels=[4, 1], n=2000)
     with view.undisturbed(0):
         z, classes = drawing.sample(view, 2000)
@@ -526,7 +534,7 @@ def test_class_samples_are_of_the_gaussians_of_the_classes(view: View) -> None:
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3])
-def test_a_latent_map_is_of_the_means(digits_run: Run, small: Callable[..., Run], latent_dim: int) -> None:
+def test_latent_map_shows_posterior_means(digits_run: Run, small: Callable[..., Run], latent_dim: int) -> None:
     run = digits_run if latent_dim == 3 else small("trainer.max_epochs=1", "callbacks=none")
     view = View(run.module.vae, run.data, 1)
     figure = figures.LatentMap(n=200).draw(view)
@@ -543,7 +551,7 @@ def test_a_latent_map_is_of_the_means(digits_run: Run, small: Callable[..., Run]
     assert "200 test images" in " ".join(words(figure))
 
 
-def test_tsne_is_seeded_and_says_its_parameters(view: View) -> None:
+def test_tsne_is_seeded_and_states_its_parameters(view: View) -> None:
     places = [
         np.asarray(figures.Tsne(n=90, iterations=250, perplexity=12.0).draw(view).axes[0].collections[0].get_offsets())
         for _ in range(2)
@@ -553,10 +561,10 @@ def test_tsne_is_seeded_and_says_its_parameters(view: View) -> None:
     assert "90 test images, with perplexity 12, PCA initialisation, 250 iterations and seed 0." in " ".join(
         " ".join(words(figure)).split()
     )
-    figures.Tsne(n=5, iterations=250).draw(view)  # a perplexity of 30 needs more points than that
+    figures.Tsne(n=5, iterations=250).draw(view)  # fewer points than the default perplexity of 30
 
 
-def test_latent_bars_are_of_the_posterior(view: View) -> None:
+def test_latent_bars_show_posterior(view: View) -> None:
     figure = figures.LatentBars(n=3).draw(view)
     codes = view.encode(view.batch(view.chosen(3)))
     bars = [axes for axes in figure.axes if axes.patches]
@@ -564,7 +572,7 @@ def test_latent_bars_are_of_the_posterior(view: View) -> None:
     assert "posterior mean ± σ" in words(figure)
 
 
-def test_an_error_of_a_class_is_numpys(view: View) -> None:
+def test_class_mse_matches_numpy(view: View) -> None:
     report = view.errors
     target = (view.data.test.image > 127).float()
     with torch.no_grad():
@@ -584,7 +592,7 @@ def test_an_error_of_a_class_is_numpys(view: View) -> None:
     assert words(figure).count("best") == words(figure).count("worst") == 2
 
 
-def test_what_is_shown_is_what_was_encoded_where_the_test_has_noise(digits_run: Run) -> None:
+def test_figures_show_noisy_inputs_that_were_encoded(digits_run: Run) -> None:
     run = runs.load(digits_run.path)
     run.data.noise.in_evaluation = True
     view = View(run.module.vae, run.data, 2)
@@ -611,21 +619,21 @@ def test_what_is_shown_is_what_was_encoded_where_the_test_has_noise(digits_run: 
             assert ((tiles[row, each] - tiles[row + 1, each]) ** 2).mean() == pytest.approx(float(extreme), abs=2e-3)
 
 
-def test_more_classes_than_there_is_room_for_have_bars_alone(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_mse_of_many_classes_has_only_bars(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     from vae_lab.figures import numbers
 
     monkeypatch.setattr(numbers, "MOST_SHOWN", 9)
     assert len(figures.ClassMse().draw(view).axes) == 1
 
 
-def test_in_one_dimension_there_is_one_way(small: Callable[..., Run]) -> None:
+def test_interpolation_in_one_dimension_is_only_linear(small: Callable[..., Run]) -> None:
     run = small("latent_dim=1", "trainer.max_epochs=1", "callbacks=none")
     figure = figures.Interpolation(steps=3).draw(View(run.module.vae, run.data, 1))
     assert cut(figure, 1, 5).shape == (1, 5, 56, 56)
     assert "spherical" not in words(figure)
 
 
-def test_a_class_without_images_is_not_available(digits_run: Run, tmp_path: Path) -> None:
+def test_mse_of_class_without_images_is_not_available(digits_run: Run, tmp_path: Path) -> None:
     run = runs.load(digits_run.path)
     run.data.setup()
     run.data.test = run.data.test.part((run.data.test.label != 4).nonzero().flatten())
@@ -643,7 +651,7 @@ def test_a_class_without_images_is_not_available(digits_run: Run, tmp_path: Path
     assert (cut(figure, 4, 10)[:, 4] == 255).all()
 
 
-def test_the_table_of_classes_is_that_of_the_test(small: Callable[..., Run]) -> None:
+def test_table_of_classes_agrees_with_test_metrics(small: Callable[..., Run]) -> None:
     run = small(
         "trainer.max_epochs=3", "noise=gaussian", "noise.eval=true", "callbacks=class_mse", "data.batch_size=50"
     )
@@ -652,15 +660,15 @@ def test_the_table_of_classes_is_that_of_the_test(small: Callable[..., Run]) -> 
     images = np.array([int(row["images"]) for row in rows])
     mse = np.array([float(row["mse"]) for row in rows])
     assert images.sum() == 359
-    # the very numbers of the test, noise included
+    # computed from the same noisy inputs as the metric
     assert (images * mse).sum() / 359 == pytest.approx(run.metrics["test/mse"], rel=1e-6)
 
 
-def test_curves_need_an_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_curves_require_completed_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(ValueError, match="no metrics of a completed epoch"):
         figures.Curves().draw(View(digits_run.module.vae, digits_run.data, 2))
     figure = figures.Curves().draw(replace(digits_run.view(), epoch=1))
     losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")
-    assert len(losses.lines[0].get_xdata()) == 2  # those of the run, whichever epoch is looked at
+    assert len(losses.lines[0].get_xdata()) == 2  # all epochs of the run, not only those up to the epoch of the view
     assert "Bernoulli MLP VAE, z = 3, Digits, epoch 2" in words(figure)

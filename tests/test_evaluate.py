@@ -1,4 +1,4 @@
-"""The command `evaluate`: the test of a finished run again."""
+"""The command `evaluate`, which evaluates a completed run again."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("options", [[], ["noise=gaussian", "noise.eval=true"], ["trainer.precision=64-true"]])
-def test_the_test_again_gives_the_same_numbers(tmp_path: Path, options: list[str]) -> None:
+def test_evaluate_reproduces_test_metrics_of_training(tmp_path: Path, options: list[str]) -> None:
     small = ["data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=2"]
     run = train([*small, *options, "callbacks=class_mse", f"hydra.run.dir={tmp_path / 'run'}"])
     numbers = evaluate([f"run={run.path}"])
@@ -42,27 +42,27 @@ def test_the_test_again_gives_the_same_numbers(tmp_path: Path, options: list[str
     assert written["epoch"] == run.module.epoch
 
 
-def test_other_data_of_the_same_shape_are_evaluated(digits_run: Run, tmp_path: Path) -> None:
+def test_other_data_of_same_shape_can_be_evaluated(digits_run: Run, tmp_path: Path) -> None:
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     write_images(tmp_path / "images" / "train", classes=("ant", "bee"), count=10, size=(8, 8))
     write_images(tmp_path / "images" / "test", classes=("ant", "bee"), count=7, size=(8, 8))
-    there = ["data=folder", f"data.root={tmp_path / 'images'}", "data.shape=[1,8,8]", "data.batch_size=4"]
-    numbers = evaluate([f"run={path}", *there])
+    images = ["data=folder", f"data.root={tmp_path / 'images'}", "data.shape=[1,8,8]", "data.batch_size=4"]
+    numbers = evaluate([f"run={path}", *images])
     (made,) = path.glob("evaluation-folder-*")
     rows = table(made / "class_mse.csv")
     assert [(row["name"], row["images"]) for row in rows] == [("ant", "7"), ("bee", "7")]
     assert np.mean([float(row["mse"]) for row in rows]) == pytest.approx(numbers["test/mse"], rel=1e-6)
     run = runs.load(path, data={"_target_": "vae_lab.data.Digits", **dict(digits_run.config.data)})
-    assert run.data.binarize == "threshold"  # what the run's likelihood needs, whatever the data
+    assert run.data.binarize == "threshold"  # required by the likelihood of the run for any data
 
 
-def test_a_seed_draws_other_noise_and_a_checkpoint_has_its_own_place(tmp_path: Path) -> None:
+def test_evaluations_with_other_seed_or_checkpoint_are_kept_separate(tmp_path: Path) -> None:
     small = ["data=digits", "latent_dim=2", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.max_epochs=1"]
     path = train([*small, "callbacks=none", f"hydra.run.dir={tmp_path / 'run'}"]).path
     numbers = [evaluate([f"run={path}", *options]) for options in ([], ["seed=0"], ["seed=7", "checkpoint=last"])]
     assert numbers[0] == numbers[1]
     assert numbers[0]["test/elbo"] != numbers[2]["test/elbo"]
-    assert numbers[0]["test/kl"] == numbers[2]["test/kl"]  # no z is drawn for it
+    assert numbers[0]["test/kl"] == numbers[2]["test/kl"]  # does not depend on sampled z
     places = {file.name for file in path.glob("evaluation*")}
     assert len(places) == 3
     assert "evaluation" in places
@@ -70,7 +70,7 @@ def test_a_seed_draws_other_noise_and_a_checkpoint_has_its_own_place(tmp_path: P
     assert {file.name for file in path.glob("evaluation*")} - places == {"evaluation-last"}
 
 
-def test_what_cannot_be_evaluated_is_refused(digits_run: Run, tmp_path: Path) -> None:
+def test_invalid_evaluation_is_rejected(digits_run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.shape=\[1, 28, 28\]: must be \[1, 8, 8\]"):
         evaluate([f"run={digits_run.path}", "data=mnist"])
     with pytest.raises(DataError, match="expected a run directory"):
@@ -83,7 +83,7 @@ def test_what_cannot_be_evaluated_is_refused(digits_run: Run, tmp_path: Path) ->
         evaluate([f"run={digits_run.path}", "seed=-1"])
 
 
-def test_the_command_prints_the_numbers_and_the_classes(command: Command, digits_run: Run, tmp_path: Path) -> None:
+def test_command_prints_metrics_and_classes(command: Command, digits_run: Run, tmp_path: Path) -> None:
     shutil.copytree(digits_run.path, tmp_path / "run")
     done = command("run=run", "out=there", module="vae_lab.evaluate")
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,14 +93,14 @@ def test_the_command_prints_the_numbers_and_the_classes(command: Command, digits
     assert [line.split()[0] for line in lines if line[:1].isdigit()] == [*"0123456789"]
     rows = table(tmp_path / "there" / "class_mse.csv")
     mean = np.mean([float(row["mse"]) for row in rows])
-    (said,) = [line for line in lines if line.startswith("mean over classes")]
-    assert float(said.split()[-1]) == pytest.approx(mean, rel=1e-5)
+    (mean_line,) = [line for line in lines if line.startswith("mean over classes")]
+    assert float(mean_line.split()[-1]) == pytest.approx(mean, rel=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
 
 
 @pytest.mark.slow
-def test_the_error_of_classes_is_numpys_whether_one_process_tests_or_two(command: Command, tmp_path: Path) -> None:
-    """Over 10,000 images, in batches of which the last is smaller."""
+def test_class_mse_matches_numpy_with_one_and_two_processes(command: Command, tmp_path: Path) -> None:
+    """Use 10,000 images and a trailing batch."""
     real = Path(os.environ.get("VAE_LAB_DATA", "data")).absolute()
     root = real if (real / "MNIST" / "raw").is_dir() else write_mnist(tmp_path / "mnist", images=10_000)
     options = ["data=mnist", f"data.root={root}", "trainer.max_epochs=0", "callbacks=class_mse", "latent_dim=2"]
@@ -122,8 +122,8 @@ def test_the_error_of_classes_is_numpys_whether_one_process_tests_or_two(command
     assert table(tmp_path / "one" / "class_mse.csv") == table(tmp_path / "two" / "class_mse.csv")
 
 
-def test_a_run_is_evaluated_where_its_devices_are_not(digits_run: Run, tmp_path: Path) -> None:
-    """As one that was trained on several GPUs: only the number and kind of its devices differ."""
+def test_run_can_be_evaluated_without_its_devices(digits_run: Run, tmp_path: Path) -> None:
+    """Pretend that the run was trained on four GPUs: only the devices in its configuration change."""
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     config = (path / "config.yaml").read_text()
     config = config.replace("accelerator: auto", "accelerator: gpu").replace("devices: 1", "devices: 4")

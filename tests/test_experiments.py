@@ -1,4 +1,4 @@
-"""The experiments: that each is what its reference says, gives way to the command line, and does what its page says."""
+"""Experiments: agreement with their references, precedence of overrides, and the commands of docs/experiments.md."""
 
 import importlib.util
 import io
@@ -24,7 +24,7 @@ from vae_lab.train import train
 NAMES = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 PAGE = (ROOT / "docs" / "experiments.md").read_text()
 BLOCKS = re.findall(r"## (\w+)\n\n```bash\n(.*?)```", PAGE, re.DOTALL)
-PICTURES = sorted((ROOT / "docs" / "gallery").glob("*"))
+FIGURES = sorted((ROOT / "docs" / "gallery").glob("*"))
 
 CONV, POOLED, MLP, EXPLAINED, COLOUR = (
     ["conv_mnist", "normal_softplus"],
@@ -33,7 +33,7 @@ CONV, POOLED, MLP, EXPLAINED, COLOUR = (
     ["mlp_512", "normal"],
     ["conv_cifar10", "normal_softplus"],
 )
-# networks and posterior, likelihood, latents, batch, learning rate, epochs
+# networks and posterior, likelihood, latent_dim, batch size, learning rate, epochs
 REFERENCE = {
     "bernoulli_2d": (CONV, "bernoulli", 2, 64, 1e-4, 50),
     "bernoulli_10d": (CONV, "bernoulli", 10, 64, 1e-4, 30),
@@ -52,7 +52,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def short_training(name: str, folder: Path) -> list[str]:
-    """Options for an epoch on small data, which for the networks of CIFAR10 are images of its size."""
+    """Return overrides for one short epoch on digits or, for the CIFAR10 networks, on random 32×32 images."""
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=2"]
     if name != "gaussian_cifar10":
         return ["data=digits", *short]
@@ -63,7 +63,7 @@ def short_training(name: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_what_the_reference_says(name: str) -> None:
+def test_experiment_matches_reference(name: str) -> None:
     config = composed(f"experiment={name}")
     (network, posterior), likelihood, latents, batch, rate, epochs = REFERENCE[name]
     parts = [f"encoder={network}", f"decoder={network}", f"posterior={posterior}", f"likelihood={likelihood}"]
@@ -76,7 +76,7 @@ def test_it_is_what_the_reference_says(name: str) -> None:
     assert config.data._target_.endswith("CIFAR10" if "cifar10" in name else "MNIST")
 
 
-def test_what_else_the_references_say() -> None:
+def test_further_options_match_references() -> None:
     first = composed("experiment=bernoulli_2d")
     assert first.scheduler.monitor == "training"
     assert {1, 10, 30, 50} <= set(first.callbacks.reconstructions.epochs)
@@ -94,10 +94,10 @@ def test_what_else_the_references_say() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model", ["gaussian_mlp", "ae_conv"])
-def test_the_command_line_beats_it(name: str, model: str) -> None:
-    beside = ["data=digits", f"model={model}", "latent_dim=3", "callbacks=none", "scheduler=none", "noise=gaussian"]
-    config = composed(f"experiment={name}", *beside)
-    expected = composed(*beside)
+def test_overrides_take_precedence_over_experiment(name: str, model: str) -> None:
+    overrides = ["data=digits", f"model={model}", "latent_dim=3", "callbacks=none", "scheduler=none", "noise=gaussian"]
+    config = composed(f"experiment={name}", *overrides)
+    expected = composed(*overrides)
     for group in ("encoder", "decoder", "posterior", "likelihood", "prior", "objective", "noise"):
         assert config[group] == expected[group]
     assert (config.latent_dim, dict(config.callbacks), dict(config.scheduler)) == (3, {}, {})
@@ -105,7 +105,7 @@ def test_the_command_line_beats_it(name: str, model: str) -> None:
     runs.build_data(config)
 
 
-def test_the_page_has_a_section_and_a_row_for_each() -> None:
+def test_page_has_section_and_row_for_every_experiment() -> None:
     assert sorted(name for name, _ in BLOCKS) == NAMES
     rows = {re.split(r"[ ,|]+", line)[1] for line in PAGE.splitlines() if line.startswith("| ")}
     assert set(NAMES) <= rows
@@ -115,7 +115,7 @@ def test_the_page_has_a_section_and_a_row_for_each() -> None:
 @pytest.mark.parametrize(
     "line", [line for _, lines in BLOCKS for line in lines.splitlines() if "vae_lab.train" in line]
 )
-def test_every_command_stands_as_it_is_written(line: str) -> None:
+def test_command_of_page_composes_and_builds(line: str) -> None:
     config = composed(*[each for each in shlex.split(line)[3:] if each != "-m"])
     runs.build_module(config)
     figures = [each for each in config.callbacks.values() if each.get("epochs") and "callbacks." in line]
@@ -124,7 +124,7 @@ def test_every_command_stands_as_it_is_written(line: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "lines"), BLOCKS)
-def test_the_commands_of_a_section_draw_its_pictures(
+def test_commands_of_section_draw_its_figures(
     name: str,
     lines: str,
     command: Callable[..., subprocess.CompletedProcess[str]],
@@ -142,7 +142,7 @@ def test_the_commands_of_a_section_draw_its_pictures(
         arguments = [each for each in arguments if not each.startswith("data.root=")]
         short = short_training(name, tmp_path)
         if "-m" in arguments:
-            added = [each.partition("=")[0] for each in (*short, "callbacks=none")]  # no part of the jobs' names
+            added = [each.partition("=")[0] for each in (*short, "callbacks=none")]  # not in the names of the jobs
             names = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(added)}]"
             done = command(*arguments, *short, "callbacks=none", names)
             assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_the_commands_of_a_section_draw_its_pictures(
 
 
 @pytest.mark.parametrize("name", ["gaussian_mnist", "gaussian_cifar10"])
-def test_a_sweep_trains_both_decoders(
+def test_sweep_trains_both_decoders(
     name: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     done = command("-m", f"experiment={name}", *short_training(name, tmp_path), "callbacks=none")
@@ -164,14 +164,14 @@ def test_a_sweep_trains_both_decoders(
     assert {config.likelihood._target_.rpartition(".")[2] for config in stored} == {"Gaussian", "GaussianLearned"}
 
 
-def test_the_gallery_is_small_and_has_what_the_pages_show() -> None:
-    assert all(file.stat().st_size <= 150_000 for file in PICTURES)
-    assert sum(file.stat().st_size for file in PICTURES) <= 2_000_000
+def test_gallery_is_small_and_contains_figures_of_pages() -> None:
+    assert all(file.stat().st_size <= 150_000 for file in FIGURES)
+    assert sum(file.stat().st_size for file in FIGURES) <= 2_000_000
     shown = set(re.findall(r"gallery/(\w+\.webp)", PAGE + (ROOT / "README.md").read_text()))
-    assert {file.name for file in PICTURES} == shown
-    for file in PICTURES:
-        with Image.open(file) as picture:
-            assert min(picture.size) > 100
+    assert {file.name for file in FIGURES} == shown
+    for file in FIGURES:
+        with Image.open(file) as figure:
+            assert min(figure.size) > 100
 
 
 @pytest.fixture(scope="module")
@@ -184,27 +184,27 @@ def gallery() -> ModuleType:
     return module
 
 
-def test_pictures_are_made_small_enough_or_refused(gallery: ModuleType) -> None:
+def test_figures_are_compressed_or_rejected(gallery: ModuleType) -> None:
     random = np.random.default_rng(0)
     plain, wild, wilder = (
         Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in (50, 300, 1000)
     )
-    for picture in (plain, wild):
-        with Image.open(io.BytesIO(gallery.small(picture))) as made:
-            assert made.size == picture.size
-        assert len(gallery.small(picture)) <= 150_000
+    for figure in (plain, wild):
+        with Image.open(io.BytesIO(gallery.small(figure))) as made:
+            assert made.size == figure.size
+        assert len(gallery.small(figure)) <= 150_000
     with pytest.raises(ValueError, match="draw it smaller"):
         gallery.small(wilder)
 
 
-def test_pictures_stand_side_by_side(gallery: ModuleType) -> None:
+def test_figures_are_placed_side_by_side(gallery: ModuleType) -> None:
     row = gallery.beside([Image.new("L", (10, 20), 0), Image.new("RGB", (30, 30), (255, 0, 0))], height=40)
     assert row.size == (20 + 40, 40)
     assert [row.getpixel((x, 20)) for x in (10, 40)] == [(0, 0, 0), (255, 0, 0)]
 
 
 @pytest.mark.slow
-def test_the_gallery_is_made_by_the_commands_of_a_page(
+def test_gallery_is_built_by_commands_of_page(
     gallery: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = "data=digits latent_dim=2 encoder.hidden=[8] decoder.hidden=[8] trainer.max_epochs=1 callbacks=none"
@@ -214,7 +214,7 @@ def test_the_gallery_is_made_by_the_commands_of_a_page(
         "python -m vae_lab.generate run=outputs/manifold figure=[manifold,latent_map] n=9 out=outputs/gallery/manifold",
     )
     (tmp_path / "docs" / "page.md").write_text("\n".join(("```bash", *lines, "```\n")))
-    old = tmp_path / "outputs" / "gallery" / "manifold" / "old.png"  # of a command that was changed since
+    old = tmp_path / "outputs" / "gallery" / "manifold" / "old.png"  # written before the command was changed
     old.parent.mkdir(parents=True)
     Image.new("RGB", (200, 200)).save(old)
     os.utime(old, (0, 0))
@@ -225,6 +225,6 @@ def test_the_gallery_is_made_by_the_commands_of_a_page(
     assert made == {"manifold_manifold.webp", "manifold_latent_map.webp", "cover.webp"}
 
 
-def test_the_gallery_runs_every_command_of_the_page(gallery: ModuleType) -> None:
+def test_gallery_runs_every_command_of_page(gallery: ModuleType) -> None:
     expected = [["python", *shlex.split(line)[1:]] for _, lines in BLOCKS for line in lines.splitlines()]
     assert gallery.commands(PAGE) == expected

@@ -1,4 +1,4 @@
-"""docs/extending.md does what it says: its files are written, its commands run."""
+"""The files and commands of docs/extending.md work as described."""
 
 import json
 import re
@@ -21,7 +21,7 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) 
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_its_commands_train(
+def test_command_of_page_trains(
     command: Callable[..., subprocess.CompletedProcess[str]], mine: Path, tmp_path: Path, line: str
 ) -> None:
     python, dash, module, *arguments = shlex.split(line)
@@ -44,7 +44,7 @@ def test_its_commands_train(
         assert type(run.module.vae.decoder.head).__name__ == expected
 
 
-def test_its_parts_are_right(mine: Path) -> None:
+def test_components_of_page_are_correct(mine: Path) -> None:
     from mine import parts
 
     x = torch.linspace(-4, 5, 20_001, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_its_parts_are_right(mine: Path) -> None:
     draw = vae.draw(batch)
     z, mean, std = draw.z[0], draw.q.mean, draw.q.stddev
     density = torch.distributions.Normal(mean, std).log_prob
-    for place in range(6):  # by hand, in the words of the paper's appendix C
+    for place in range(6):  # image by image, in the notation of appendix C of the paper
         pairs = torch.stack([density(z[place])[other] for other in range(6)])  # (6, D)
         log_qz = pairs.sum(1).logsumexp(0) - size
         log_product = sum(pairs[:, latent].logsumexp(0) - size for latent in range(pairs.shape[1]))
@@ -77,7 +77,7 @@ def test_its_parts_are_right(mine: Path) -> None:
     assert torch.equal((images > 0).sum((1, 2, 3)), (labels + 2) ** 2)
 
 
-def test_its_importance_weighted_bound_runs() -> None:
+def test_importance_weighted_bound_of_page_runs() -> None:
     (block,) = re.findall(r"```python\n(from math import log\n\n.*?)```", PAGE, re.DOTALL)
     names: dict = {}
     exec(block, names)

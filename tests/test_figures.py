@@ -1,4 +1,4 @@
-"""What figures show: which pixels, where, under which words; and that nothing is cut off."""
+"""The content of figures: pixels, positions and labels, with nothing cut off."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ TITLE = Title("What it shows", "Bernoulli MLP VAE, z = 2, MNIST, epoch 3", "What
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The file that a figure becomes (height, width, 3)."""
+    """Return the pixels of the saved figure (height, width, 3)."""
     with tempfile.TemporaryDirectory() as folder:
         figures.save(figure, Path(folder) / "figure.png")
         with Image.open(Path(folder) / "figure.png") as image:
@@ -32,9 +32,9 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def shown(figure: Figure, axes: Axes) -> np.ndarray:
-    """The pixels of the file that lie in some axes."""
+    """Return the pixels of the saved figure inside `axes`."""
     whole, box = pixels(figure), axes.get_window_extent()
-    left, bottom = np.rint(figure.get_tightbbox().p0 * DPI).astype(int) - MARGIN  # of the file
+    left, bottom = np.rint(figure.get_tightbbox().p0 * DPI).astype(int) - MARGIN  # origin of the saved figure
     x0, x1, y0, y1 = (round(float(edge)) for edge in (box.x0, box.x1, box.y0, box.y1))
     return whole[len(whole) - y1 + bottom : len(whole) - y0 + bottom, x0 - left : x1 - left]
 
@@ -44,7 +44,7 @@ def images(figure: Figure) -> list[Axes]:
 
 
 def texts(figure: Figure) -> list[Text]:
-    """All words of a figure, but those of ticks outside the limits of their axes, which are not drawn."""
+    """Return the visible texts of a figure, without labels of ticks outside the axis limits, which are not drawn."""
     hidden = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -63,19 +63,19 @@ def words(figure: Figure) -> dict[str, Text]:
 
 
 def assert_nothing_is_cut_off(figure: Figure, apart: bool = True) -> None:
-    """There is a white margin around all, and no word stands on another unless it may."""
+    """Assert that the figure has a white margin and, with `apart`, that no texts overlap."""
     whole = pixels(figure)
     margin = MARGIN // 2
     for edge in (whole[:margin], whole[-margin:], whole[:, :margin], whole[:, -margin:]):
         assert (edge > 250).all()
-    figure.draw_without_rendering()  # saving leaves the axes' labels where they were in the file
+    figure.draw_without_rendering()  # saving leaves the axis labels at their positions in the file
     boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in texts(figure)]
     for place, (name, box) in enumerate(boxes if apart else []):
         for other, against in boxes[:place]:
             assert not box.overlaps(against), (name, other)
 
 
-def test_words_on_one_another_are_found() -> None:
+def test_overlapping_text_is_detected() -> None:
     figure = class_mse(torch.tensor([0.2, 0.35]), torch.ones(2), ["cat", "dog"], None, TITLE)
     assert_nothing_is_cut_off(figure)
     figure.axes[0].set_xticklabels(["cat", "a name that is much too long to stand below a bar of this width"])
@@ -83,7 +83,7 @@ def test_words_on_one_another_are_found() -> None:
         assert_nothing_is_cut_off(figure)
 
 
-def test_tiles_are_the_images_pixel_by_pixel() -> None:
+def test_tiles_contain_exact_pixels_of_images() -> None:
     values = torch.rand(2, 3, 1, 4, 5)
     canvas = figures.tiles(values, scale=3, gap=2)
     assert canvas.shape == (2 * (12 + 2) - 2, 3 * (15 + 2) - 2, 3)
@@ -96,7 +96,7 @@ def test_tiles_are_the_images_pixel_by_pixel() -> None:
     assert (canvas[:, 15:17] == 255).all()
 
 
-def test_tiles_keep_colours_clip_and_leave_gaps_white() -> None:
+def test_tiles_keep_colours_clip_values_and_show_nan_as_white() -> None:
     values = torch.tensor([-1.0, 0.5, 2.0]).view(1, 1, 3, 1, 1)
     assert figures.tiles(values).tolist() == [[[0, 128, 255]]]
     assert figures.tiles(torch.full((1, 1, 1, 1, 1), float("nan"))).tolist() == [[[255, 255, 255]]]
@@ -105,33 +105,33 @@ def test_tiles_keep_colours_clip_and_leave_gaps_white() -> None:
 
 
 @pytest.mark.parametrize(("scale", "size"), [(None, 7), (1, 1), (5, 5)])
-def test_a_grid_reaches_the_file_crisp(scale: int | None, size: int) -> None:
+def test_grid_is_saved_without_interpolation(scale: int | None, size: int) -> None:
     values = torch.rand(3, 9, 1, 8, 8)
     figure = figures.grids([Panel(values, "", ["a", "b", "c"], list("123456789"))], TITLE, scale)
     (axes,) = images(figure)
     assert np.array_equal(shown(figure, axes), figures.tiles(values, size))
 
 
-def test_words_stand_beside_their_rows_and_above_their_columns() -> None:
+def test_labels_are_left_of_rows_and_above_columns() -> None:
     values = torch.rand(2, 8, 1, 8, 8)
     figure = figures.grids([Panel(values, "panel", ["first", "second"], list("abcdefgh"))], TITLE)
     (axes,) = images(figure)
-    box, said = axes.get_window_extent(), words(figure)
+    box, labels = axes.get_window_extent(), words(figure)
     figure.canvas.draw()
     for row, name in enumerate(("first", "second")):
-        place = said[name].get_window_extent()
+        place = labels[name].get_window_extent()
         assert place.x1 < box.x0
         assert (place.y0 + place.y1) / 2 == pytest.approx(box.y1 - 28 - row * 58, abs=3)
     for column, name in enumerate("abcdefgh"):
-        place = said[name].get_window_extent()
+        place = labels[name].get_window_extent()
         assert place.y0 > box.y1
         assert (place.x0 + place.x1) / 2 == pytest.approx(box.x0 + 28 + column * 58, abs=2)
     for name in (TITLE.what, TITLE.model, "panel"):
-        assert said[name].get_window_extent().y0 > said["a"].get_window_extent().y1
-    assert said[TITLE.caption].get_window_extent().y1 < box.y0
+        assert labels[name].get_window_extent().y0 > labels["a"].get_window_extent().y1
+    assert labels[TITLE.caption].get_window_extent().y1 < box.y0
 
 
-def test_panels_stand_side_by_side_or_below_one_another() -> None:
+def test_panels_wrap_after_given_number() -> None:
     panels = [Panel(torch.full((1, 4, 1, 8, 8), value), str(value)) for value in (0.0, 0.5, 1.0)]
     figure = figures.grids(panels, TITLE, across=2)
     first, second, third = (axes.get_window_extent() for axes in images(figure))
@@ -142,7 +142,7 @@ def test_panels_stand_side_by_side_or_below_one_another() -> None:
     assert [shown(figure, axes)[0, 0, 0] for axes in images(figure)] == [0, 128, 255]
 
 
-def test_a_manifold_has_no_gaps() -> None:
+def test_grid_without_gap_is_contiguous() -> None:
     figure = figures.grids([Panel(torch.zeros(10, 10, 1, 8, 8))], TITLE, gap=0)
     (axes,) = images(figure)
     assert shown(figure, axes).shape == (560, 560, 3)
@@ -152,7 +152,7 @@ def test_a_manifold_has_no_gaps() -> None:
 NAMES = ["a", "two words", "$x^2$", "a name that is rather long for a class"]
 
 
-def test_points_are_where_they_are_in_the_colours_of_their_classes() -> None:
+def test_points_have_correct_positions_and_class_colours() -> None:
     places, label = torch.randn(50, 2), torch.arange(50) % 4
     figure = charts.points(places, label, NAMES, TITLE, ("z0", "z1"), circles=True)
     (axes,) = figure.axes
@@ -177,7 +177,7 @@ def test_points_are_where_they_are_in_the_colours_of_their_classes() -> None:
 
 
 @pytest.mark.parametrize("corner", [(-1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (1.0, -1.0)])
-def test_a_long_name_at_the_border_stays_on_the_page(corner: tuple[float, float]) -> None:
+def test_long_name_at_border_stays_inside_axes(corner: tuple[float, float]) -> None:
     places = torch.cat([torch.tensor(corner).expand(20, 2), torch.zeros(20, 2)])
     long = "a class with a name of more than forty letters"
     figure = charts.points(places, torch.arange(40) // 20, [long, "b"], TITLE)
@@ -190,7 +190,7 @@ def test_a_long_name_at_the_border_stays_on_the_page(corner: tuple[float, float]
     assert inside.y0 <= box.y0 < box.y1 <= inside.y1
 
 
-def test_points_without_circles_or_names_of_axes() -> None:
+def test_points_can_omit_circles_and_axis_labels() -> None:
     figure = charts.points(100 + torch.randn(50, 2), torch.zeros(50, dtype=torch.long), ["a", "b"], TITLE)
     (axes,) = figure.axes
     assert not [patch for patch in axes.patches if isinstance(patch, Circle)]
@@ -199,7 +199,7 @@ def test_points_without_circles_or_names_of_axes() -> None:
 
 
 @pytest.mark.parametrize("std", [True, False])
-def test_latent_bars_are_means_with_their_deviations(std: bool) -> None:
+def test_latent_bars_show_means_and_standard_deviations(std: bool) -> None:
     given, back, mean = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8), torch.randn(3, 4)
     deviation = torch.rand(3, 4) if std else None
     figure = latent_bars(given, mean, deviation, back, "code", TITLE)
@@ -220,7 +220,7 @@ def test_latent_bars_are_means_with_their_deviations(std: bool) -> None:
     assert_nothing_is_cut_off(figure)
 
 
-def test_bars_of_classes_stand_above_their_images() -> None:
+def test_bars_of_classes_are_centred_above_their_images() -> None:
     mse, count = torch.tensor([0.01, float("nan"), 0.03]), torch.tensor([5, 0, 7])
     examples = Panel(torch.rand(2, 3, 1, 8, 8), rows=["best", "reconstruction"])
     figure = class_mse(mse, count, ["cat", "dog", "$bird$"], examples, TITLE)
@@ -239,7 +239,7 @@ def test_bars_of_classes_stand_above_their_images() -> None:
     assert_nothing_is_cut_off(figure)
 
 
-def test_many_classes_have_bars_alone() -> None:
+def test_many_classes_have_only_bars() -> None:
     figure = class_mse(torch.rand(60), torch.ones(60), [f"class {k}" for k in range(60)], None, TITLE)
     (bars,) = figure.axes
     assert len(bars.patches) == 60
@@ -269,7 +269,7 @@ ROWS = [
 ]
 
 
-def test_curves_are_the_numbers_over_the_epochs() -> None:
+def test_curves_show_metrics_over_epochs() -> None:
     kl = {"training": torch.tensor([[0.0, 2.0], [0.5, 1.0], [1.5, 0.5]]), "validation": torch.tensor([[0.1, 0.2]] * 3)}
     kl["validation"][2] = float("nan")
     figure = charts.curves(ROWS, {"": kl}, TITLE)
@@ -279,20 +279,20 @@ def test_curves_are_the_numbers_over_the_epochs() -> None:
     assert lines["validation"].get_xydata().tolist() == [[1, -8], [2, -7]]
     assert [line.get_label() for line in named["loss (nats)"].lines] == ["training"]
     assert "log-likelihood (nats)" not in named
-    kl_panel = named["KL (nats)"]  # that of the training fell and rose, that of the validation only rose
-    said = [text.get_text() for text in kl_panel.get_legend().get_texts()]
-    assert said == ["training, minimum at epoch 2", "validation"]
+    kl_panel = named["KL (nats)"]  # falls, then rises in training; only rises in validation
+    labels = [text.get_text() for text in kl_panel.get_legend().get_texts()]
+    assert labels == ["training, minimum at epoch 2", "validation"]
     assert [line.get_xydata().tolist() for line in kl_panel.lines if line.get_marker() == "v"] == [[[2, 1]]]
     heat = named["KL per dimension (nats), training"]
     np.testing.assert_allclose(heat.images[0].get_array(), [[2.0, 1.0, 0.5], [0.0, 0.5, 1.5]])
     assert [text.get_text() for text in heat.get_yticklabels()] == ["z1", "z0"]
     other = named["KL per dimension (nats), validation"].images[0]
-    np.testing.assert_allclose(other.get_array()[:, 0], [0.2, 0.1])  # by what validation knew last
+    np.testing.assert_allclose(other.get_array()[:, 0], [0.2, 0.1])  # in the order of the last validation values
     assert other.get_clim() == heat.images[0].get_clim() == (0, 2)
     assert_nothing_is_cut_off(figure)
 
 
-def test_curves_of_a_hierarchy_have_a_line_for_each_layer_and_own_terms_come_last() -> None:
+def test_hierarchical_curves_have_panel_per_layer_and_other_terms_last() -> None:
     rows = [{"epoch": epoch, "train/loss": 2.0, "train/tc": 0.5, "train/lr": 1.0, "train/kl": 3.0} for epoch in (1, 2)]
     for number, row in enumerate(rows):
         row |= {"train/kl_layer1": -1.0 + number, "train/kl_layer2": 2.0}
@@ -311,13 +311,13 @@ def test_curves_of_a_hierarchy_have_a_line_for_each_layer_and_own_terms_come_las
     assert tops == sorted(tops, reverse=True)
     assert [named[one].get_position().y1 for one in layers] == [named[heat].get_position().y1 for heat in heats]
     low, high = named[heats[0]].images[0].get_clim()
-    assert (low, high) == (-1.5, 0.5)  # an estimate may be negative
+    assert (low, high) == (-1.5, 0.5)  # a sampled KL may be negative
     assert_nothing_is_cut_off(figure)
-    without = charts.curves(rows, {"layer1": kl["layer1"]}, TITLE)  # the second does not factorise
+    without = charts.curves(rows, {"layer1": kl["layer1"]}, TITLE)  # the second layer has no KL per dimension
     assert {*layers} < {axes.get_title(loc="left") for axes in without.axes}
 
 
-def test_curves_of_what_has_no_density_are_there_under_their_name() -> None:
+def test_unnormalised_elbo_has_curve() -> None:
     rows = [{"epoch": 1, "train/loss": 1.0, "val/elbo_unnormalised": -5.0}]
     figure = charts.curves(rows, {}, TITLE)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss (nats)", "ELBO (nats)"]
@@ -329,20 +329,20 @@ def test_curves_of_what_has_no_density_are_there_under_their_name() -> None:
     "title", [TITLE, Title("w " * 200, "m " * 300, "$c$ " * 400), Title("short"), Title("x" * 70, "y" * 99, "z" * 99)]
 )
 @pytest.mark.parametrize("rows", [[], ["row", "a row of a longer name"]])
-def test_nothing_is_cut_off(columns: list[str], title: Title, rows: list[str]) -> None:
+def test_text_is_not_cut_off(columns: list[str], title: Title, rows: list[str]) -> None:
     figure = figures.grids([Panel(torch.rand(2, 3, 3, 8, 8), "panel", rows, columns)], title)
     assert_nothing_is_cut_off(figure)
     assert set(rows) | set(columns) <= words(figure).keys()
 
 
-def test_every_class_has_a_colour_of_its_own() -> None:
+def test_classes_have_distinct_colours() -> None:
     for count in (1, 2, 10, 11, 100):
         colors = class_colors(count)
         assert len({tuple(color) for color in colors}) == count
     assert class_colors(3) == class_colors(10)[:3]
 
 
-def test_figures_need_no_window() -> None:
+def test_figures_do_not_import_pyplot() -> None:
     script = (
         "import sys, torch; from vae_lab.figures import *; import io\n"
         "figure = grids([Panel(torch.rand(1, 1, 1, 8, 8))], Title('a')); figure.savefig(io.BytesIO())\n"

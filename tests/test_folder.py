@@ -1,4 +1,4 @@
-"""Images from a folder."""
+"""The data set `data=folder`."""
 
 import logging
 from collections.abc import Callable
@@ -27,13 +27,13 @@ def pixels(path: Path) -> torch.Tensor:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Thirty training and ten test images of each of two classes."""
+    """Write thirty training images and ten test images for each of two classes."""
     write_images(tmp_path / "train")
     write_images(tmp_path / "test", count=10)
     return tmp_path
 
 
-def test_images_and_labels_are_those_of_the_files(root: Path) -> None:
+def test_images_and_labels_match_files(root: Path) -> None:
     data = folder(root, val_fraction=0.2)
     assert (len(data.train), len(data.val), len(data.test), data.classes) == (48, 12, 20, 2)
     for split, images, labels in (
@@ -48,7 +48,7 @@ def test_images_and_labels_are_those_of_the_files(root: Path) -> None:
         assert found == expected
 
 
-def test_images_are_resized_and_made_grey_or_rgb(root: Path) -> None:
+def test_images_are_resized_and_converted_to_grey_or_rgb(root: Path) -> None:
     (root / "train" / "cat" / "deep").mkdir()
     for name, mode, colour in (
         ("grey.PNG", "L", 200),
@@ -67,7 +67,7 @@ def test_images_are_resized_and_made_grey_or_rgb(root: Path) -> None:
     assert len(grey) == 1
 
 
-def test_without_a_test_folder_a_part_of_the_training_is_the_test(tmp_path: Path) -> None:
+def test_missing_test_directory_splits_training_images(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     splits = []
     for seed in (0, 0, 1):
@@ -76,12 +76,12 @@ def test_without_a_test_folder_a_part_of_the_training_is_the_test(tmp_path: Path
         seen = [image.numpy().tobytes() for split in (data.train, data.val, data.test) for image in split.image]
         assert len(set(seen)) == 60
         splits.append((data.test.image, data.val.image))
-    assert torch.equal(splits[0][0], splits[2][0])  # the test is the same whatever the seed
+    assert torch.equal(splits[0][0], splits[2][0])  # the test split does not depend on the seed
     assert torch.equal(splits[0][1], splits[1][1])
     assert not torch.equal(splits[0][1], splits[2][1])
 
 
-def test_what_is_no_image_is_passed_over(root: Path) -> None:
+def test_hidden_files_and_files_that_are_not_images_are_ignored(root: Path) -> None:
     for name in ("train/cat/notes.txt", "train/cat/._0000.png", "train/readme.png"):
         (root / name).write_text("no image")
     (root / "train" / ".hidden").mkdir()
@@ -89,14 +89,14 @@ def test_what_is_no_image_is_passed_over(root: Path) -> None:
     assert len(folder(root, val_fraction=0).train) == 60
 
 
-def damage(root: Path, *names: str) -> None:
+def truncate(root: Path, *names: str) -> None:
     for name in names:
         content = (root / name).read_bytes()
         (root / name).write_bytes(content[: len(content) // 2])
 
 
-def test_files_that_cannot_be_read_are_counted_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    damage(root, "train/cat/0003.png", "train/dog/0001.png")
+def test_unreadable_files_are_counted_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    truncate(root, "train/cat/0003.png", "train/dog/0001.png")
     (root / "train/dog/0002.png").write_text("<html>not found</html>")
     Image.new("I;16", (20, 20), 40_000).save(root / "train/cat/0007.png")
     with pytest.raises(
@@ -111,20 +111,20 @@ def test_files_that_cannot_be_read_are_counted_and_named(root: Path, caplog: pyt
     assert "skipped" in caplog.text
 
 
-def test_sixteen_bits_are_not_cut_to_eight_in_silence(root: Path) -> None:
+def test_images_with_16_bits_per_channel_are_rejected(root: Path) -> None:
     Image.new("I;16", (20, 20), 40_000).save(root / "test/cat/0000.png")
     with pytest.raises(DataError, match=r"0000\.png \(has more than 8 bits per channel"):
         folder(root)
 
 
-def test_files_that_are_all_unreadable_are_no_data(root: Path) -> None:
-    damage(root, *(str(path.relative_to(root)) for path in (root / "test").glob("*/*.png")))
+def test_split_without_readable_files_is_rejected(root: Path) -> None:
+    truncate(root, *(str(path.relative_to(root)) for path in (root / "test").glob("*/*.png")))
     with pytest.raises(DataError, match="20 of 20"):
         folder(root, skip_unreadable=True)
 
 
 @pytest.mark.parametrize(
-    ("folders", "options", "named"),
+    ("folders", "options", "pattern"),
     [
         ([], {}, r"data\.root=.*: expected directories train/<class> with images"),
         (["train"], {}, r"data\.root=.*: expected directories train/<class> with images"),
@@ -133,50 +133,50 @@ def test_files_that_are_all_unreadable_are_no_data(root: Path) -> None:
         (["train/cat", "train/dog"], {"classes": 3}, r"data\.classes=3: .* contains 2 classes"),
     ],
 )
-def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path, folders: list[str], options: dict, named: str) -> None:
+def test_invalid_directory_layout_is_rejected(tmp_path: Path, folders: list[str], options: dict, pattern: str) -> None:
     for name in folders:
         (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(DataError, match=pattern):
         folder(tmp_path, **options)
 
 
-def test_a_test_of_other_classes_is_refused(root: Path) -> None:
+def test_test_split_with_unknown_class_is_rejected(root: Path) -> None:
     write_images(root / "test", classes=["bird"])
     with pytest.raises(DataError, match=r"test/bird: class does not exist in .*train"):
         folder(root)
 
 
-def test_an_empty_test_folder_is_refused(tmp_path: Path) -> None:
+def test_empty_test_directory_is_rejected(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     (tmp_path / "test").mkdir()
     with pytest.raises(DataError, match="test: contains no directory of images"):
         folder(tmp_path)
 
 
-def test_one_class_is_taken_where_it_is_meant(tmp_path: Path) -> None:
+def test_single_class_is_accepted_if_configured(tmp_path: Path) -> None:
     write_images(tmp_path / "train", classes=["all"])
     assert folder(tmp_path, classes=1).classes == 1
 
 
-def test_colours_are_one_or_three(root: Path) -> None:
+def test_number_of_channels_must_be_one_or_three(root: Path) -> None:
     with pytest.raises(ValueError, match=r"shape=\[2, 20, 20\]: must begin with 1.*or 3"):
         folder(root, shape=[2, 20, 20])
 
 
-def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> None:
+def test_images_do_not_depend_on_order_of_directory_entries(root: Path) -> None:
     before = folder(root)
-    for path in sorted((root / "train").glob("*/*.png"), reverse=True):  # new entries in another order
+    for path in sorted((root / "train").glob("*/*.png"), reverse=True):  # recreates the entries in another order
         path.rename(path.with_name("x")).rename(path)
     assert torch.equal(folder(root).train.image, before.train.image)
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "code", "said"),
+    ("make", "options", "code", "message"),
     [
         (lambda root: root, [], 3, "expected directories train/<class>"),
         (lambda root: (root / "train" / "cat").mkdir(parents=True), ["data.classes=1"], 3, "contains no images"),
         (lambda root: write_images(root / "train", ["cat"]), [], 3, "data.classes=1"),
-        (lambda root: damage(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 training images"),
+        (lambda root: truncate(write_images(root / "train"), "cat/0001.png"), [], 3, "1 of 54 training images"),
         (lambda root: write_images(root / "train"), ["model=bernoulli_mlp"], 2, "colours"),
         (
             lambda root: write_images(root / "train"),
@@ -189,14 +189,14 @@ def test_reading_does_not_depend_on_the_order_of_the_file_system(root: Path) -> 
         (lambda root: write_images(root / "train"), ["noise=dropout", "noise.p=2"], 2, "noise.p=2: must be"),
     ],
 )
-def test_a_mistake_ends_in_one_line_and_leaves_nothing(
-    tmp_path: Path, make: Callable[[Path], object], options: list[str], code: int, said: str
+def test_mistake_is_one_line_and_writes_nothing(
+    tmp_path: Path, make: Callable[[Path], object], options: list[str], code: int, message: str
 ) -> None:
     make(tmp_path)
-    there = ["data=folder", f"data.root={tmp_path}", "data.batch_size=8", f"hydra.run.dir={tmp_path / 'run'}"]
+    fixed = ["data=folder", f"data.root={tmp_path}", "data.batch_size=8", f"hydra.run.dir={tmp_path / 'run'}"]
     with pytest.raises(VaeLabError) as error:
-        train(["model=gaussian_conv", *there, *options])
+        train(["model=gaussian_conv", *fixed, *options])
     assert error.value.exit_code == code
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
