@@ -666,7 +666,7 @@ def test_table_of_classes_agrees_with_test_metrics(small: Callable[..., Run]) ->
 
 def test_curves_require_completed_epoch(digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(ValueError, match="no metrics of a completed epoch"):
+    with pytest.raises(ValueError, match="no epoch has been completed"):
         figures.Curves().draw(View(digits_run.module.vae, digits_run.data, 2))
     figure = figures.Curves().draw(replace(digits_run.view(), epoch=1))
     losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")

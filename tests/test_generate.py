@@ -183,7 +183,7 @@ def test_animation_shows_figures_of_training(tmp_path: Path) -> None:
         (["data=mnist", "data.root=/nowhere"], ConfigError, "data.shape=[1, 28, 28]: must be [1, 8, 8]"),
         (["figures.samples.m=3"], ConfigError, "figures.samples.m: unknown option"),
         (["figure=[]"], ConfigError, "figure=[]: must name at least one figure"),
-        (["labels=[]"], ConfigError, "labels=[]: must be a list of length 1 or more"),
+        (["labels=[]"], ConfigError, "labels=[]: must be a list of length at least 1"),
         (["animate=true", "format=npz"], ConfigError, "format=npz: not supported with animate=true"),
         (["animate=true", "n=3"], ConfigError, "n=3: not supported with animate=true"),
         (["figures.samples.n=0"], ConfigError, "figures.samples.n=0: must be"),  # even without figure=samples
@@ -258,7 +258,7 @@ def test_corrupt_curves_are_reported(run_dir: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"metrics\.csv: corrupt"):
         generate([f"run={run_dir}", "figure=curves"])
     (run_dir / "metrics.csv").unlink()
-    with pytest.raises(ConfigError, match="no metrics of a completed epoch"):
+    with pytest.raises(ConfigError, match="no epoch has been completed"):
         generate([f"run={run_dir}", "figure=curves"])
 
 

@@ -35,7 +35,7 @@ def test_mlp_layers_have_default_order() -> None:
     [
         ({"activation": "Foo"}, "activation=Foo"),
         ({"activation": "functional"}, "activation=functional"),
-        ({"activation": ["ReLU"]}, "activation=.*: must be one value or a list of length 2"),
+        ({"activation": ["ReLU"]}, "activation=.*: must be a single value or a list of length 2"),
         ({"activation": "LeakyReLU(x)"}, "activation=LeakyReLU"),
         ({"activation": "ReLU("}, "activation=ReLU"),
         ({"activation": "nn.ReLU"}, "activation=nn.ReLU"),
@@ -109,7 +109,7 @@ def test_default_depth_reduces_image_to_seven_pixels(side: int, depth: int) -> N
     ("options", "message"),
     [
         ({"channels": [4, 4, 4, 4]}, r"channels=\[4, 4, 4, 4\]: must have length at most 3 for images of 8×12 pixels$"),
-        ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be one value or a list of length 2"),
+        ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be a single value or a list of length 2"),
         ({"channels": [4] * 7, "kernel": 3}, "channels=.*: must have length at most 3 for images of 8×12 pixels$"),
         ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4: must be odd for stride=1"),
         ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2: must be at least 3, the stride"),

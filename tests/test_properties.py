@@ -215,7 +215,7 @@ def test_mlp_maps_any_shape_to_any_shape(
     name = data.draw(st.sampled_from(sorted(options)))
     longer = [*listed(options[name], count), {"activation": "ReLU", "norm": None, "dropout": 0}[name]]
     with pytest.raises(
-        ValueError, match=rf"^{name}=.* must be one value or a list of length {count}, one for each layer$"
+        ValueError, match=rf"^{name}=.* must be a single value or a list of length {count}, with one value per layer$"
     ):
         make(**options | {name: longer})
 

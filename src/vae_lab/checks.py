@@ -27,9 +27,9 @@ WORDS = {  # replace pydantic's Python terms; keyed by its error types
     "sequence_str": "a list",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
-    "too_short": "a list of length {min_length} or more",
-    "too_long": "a list of length {max_length} or less",
-    "string_too_short": "a string of length {min_length} or more",
+    "too_short": "a list of length at least {min_length}",
+    "too_long": "a list of length at most {max_length}",
+    "string_too_short": "a string of length at least {min_length}",
     "value_error": "{error}",
 }
 
@@ -55,7 +55,8 @@ def in_one_line(error: ValidationError) -> str:
         return in_words(found[0])
     value = one_line(found[0]["input"])
     value = {"None": "null", "True": "true", "False": "false"}.get(value, value)
-    return f"{place}={value}: must be {' or '.join(dict.fromkeys(map(in_words, found)))}"
+    alternatives = sorted(dict.fromkeys(map(in_words, found)), key=lambda words: not words.startswith("a "))
+    return f"{place}={value}: must be {' or '.join(alternatives)}"  # "a whole number or less than 1", not the reverse
 
 
 def in_words(wrong: Any) -> str:

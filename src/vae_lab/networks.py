@@ -286,7 +286,7 @@ def following_layers(features: Sequence[int], order: Sequence[str], **options: A
         options: `norm`, `activation`, `pool` and `dropout`, each one value or a list with a value for each layer.
     """
     if sorted(order) != sorted(options):
-        raise ValueError(f"order={list(order)}: must contain each of {', '.join(options)} once")
+        raise ValueError(f"order={list(order)}: must contain each of {', '.join(options)} exactly once")
     values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
 
     def step(name: str, value: Any, width: int) -> nn.Module:
@@ -308,7 +308,9 @@ def per_layer(option: str, value: Any, count: int) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{option}={list(value)}: must be one value or a list of length {count}, one for each layer")
+        raise ValueError(
+            f"{option}={list(value)}: must be a single value or a list of length {count}, with one value per layer"
+        )
     return list(value)
 
 

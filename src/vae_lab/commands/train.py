@@ -54,7 +54,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         trainer = build_trainer(config, path, [*callbacks.values(), *own])
         if trainer.world_size > 1 and not HydraConfig.initialized():
             raise ConfigError(
-                f"trainer.devices={config.trainer.devices}: several processes need the command line; "
+                f"trainer.devices={config.trainer.devices}: multiple processes require the command line; "
                 "use python -m vae_lab.train"
             )
         last = path / "checkpoints" / "last.ckpt"

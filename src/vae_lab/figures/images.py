@@ -105,7 +105,7 @@ class Denoising(Grid):
 
     def refuses(self, view: View) -> str | None:
         noise = view.data.noise
-        return "requires noise; use for example noise=salt_and_pepper" if type(noise) is nn.Identity else None
+        return "requires noise, such as noise=salt_and_pepper" if type(noise) is nn.Identity else None
 
     def figure(self, view: View) -> Drawn:
         indices = view.chosen(self.n)

@@ -34,7 +34,7 @@ class Curves(Figure):
             ValueError: if there are no metrics.
         """
         if view.history is None or not (history := view.history()).rows:
-            raise ValueError("no metrics of a completed epoch")
+            raise ValueError("no epoch has been completed")
         whole = replace(
             view, epoch=int(history.rows[-1]["epoch"])
         )  # the last epoch of the run, independent of the checkpoint
