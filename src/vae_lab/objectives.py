@@ -45,7 +45,9 @@ class Elbo:
 
     def beta_at(self, step: int) -> float:
         """Return β at an optimizer step, counted from 0."""
-        return self.beta * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.beta
+        if not self.warmup_steps:
+            return self.beta
+        return self.beta * (min(step, self.warmup_steps) / self.warmup_steps)  # torch 2.11 compiles min(1.0, …) to 0
 
 
 @dataclass(frozen=True)
