@@ -393,3 +393,10 @@ def test_a_class_that_is_none_of_the_classes_is_refused(train: bool) -> None:
     data.odd = train
     with pytest.raises(ConfigError, match=r"data\.classes=10 is too few: there is an image of class 14"):
         data.setup()
+
+
+def test_classes_without_names_have_their_numbers() -> None:
+    data = Fake(classes=None)
+    assert data.class_names == []
+    data.setup()
+    assert data.class_names == [str(number) for number in range(10)]

@@ -135,3 +135,15 @@ def test_it_is_faster_on_amds_avx512_alone(monkeypatch: pytest.MonkeyPatch) -> N
     if capability == "AVX512":
         monkeypatch.undo()
         assert onednn.is_faster() == ("AuthenticAMD" in Path("/proc/cpuinfo").read_text())
+
+
+def test_another_torch_or_operating_system_is_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: Path) -> None:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", unreadable)
+        assert not onednn.is_faster()
+    monkeypatch.delattr(forward_ad, "_current_level")
+    assert not onednn.is_faster()

@@ -452,3 +452,21 @@ def test_a_browser_shows_it(browser, finished: Run, width: int) -> None:
         assert screen.width == width
     page.close()
     assert wrong == []
+
+
+def test_a_folder_without_figures_of_epochs_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "figures" / "samples").mkdir(parents=True)
+    (tmp_path / "figures" / "samples" / "epoch-last.png").touch()
+    assert list(pages.drawn(tmp_path, {})) == []
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_a_source_without_a_commit_has_no_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkout: bool
+) -> None:
+    source = tmp_path / "src" / "vae_lab" / "runs" / "directory.py"
+    source.parent.mkdir(parents=True)
+    if checkout:
+        (tmp_path / ".git").mkdir()  # not a repository that git knows
+    monkeypatch.setattr(runs.directory, "__file__", str(source))
+    assert runs.directory.revision() is None
