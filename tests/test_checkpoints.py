@@ -2,6 +2,7 @@ import pickle
 from pathlib import Path
 from typing import BinaryIO
 
+import fsspec
 import pytest
 import torch
 from pytorch_lightning import LightningModule
@@ -102,3 +103,10 @@ def test_checkpoint_of_every_epoch_can_be_kept(short: list[str]) -> None:
     run = train([*short, "trainer.max_epochs=2", "checkpoint_every=1", "data.val_fraction=0"])
     names = sorted(path.stem for path in (run.path / "checkpoints").iterdir())
     assert names == ["epoch-0001", "epoch-0002", "last"]
+
+
+def test_lightning_handles_remote_paths() -> None:
+    path = "memory://checkpoints/last.ckpt"
+    checkpoints.Files().save_checkpoint({"epoch": 1}, path)
+    with fsspec.open(path) as file:
+        assert torch.load(file) == {"epoch": 1}

@@ -393,3 +393,10 @@ def test_label_outside_classes_is_rejected(train: bool) -> None:
     data.odd = train
     with pytest.raises(ConfigError, match=r"data\.classes=10: must be at least 15"):
         data.setup()
+
+
+def test_classes_without_names_are_named_by_number() -> None:
+    data = Fake(classes=None)
+    assert data.class_names == []
+    data.setup()
+    assert data.class_names == [str(number) for number in range(10)]

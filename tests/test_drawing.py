@@ -19,6 +19,7 @@ from torch import Tensor
 from vae_lab import figures, latents, runs
 from vae_lab.cli.compose import CONF, compose
 from vae_lab.errors import ConfigError
+from vae_lab.figures.images import ends
 from vae_lab.runs import Run
 from vae_lab.train import train
 from vae_lab.training import checkpoints
@@ -672,3 +673,36 @@ def test_curves_require_completed_epoch(digits_run: Run, tmp_path: Path, caplog:
     losses = next(axes for axes in figure.axes if axes.get_title(loc="left") == "loss (nats)")
     assert len(losses.lines[0].get_xdata()) == 2  # all epochs of the run, not only those up to the epoch of the view
     assert "Bernoulli MLP VAE, z = 3, Digits, epoch 2" in words(figure)
+
+
+def test_labels_without_context_are_rejected(view: View) -> None:
+    assert figures.Samples().refuses(view) is None
+    assert figures.Samples(labels=[1]).refuses(view).startswith("labels=[1] ")
+
+
+@pytest.mark.parametrize("in_evaluation", [True, False])
+def test_denoising_corrupts_images_once(view: View, monkeypatch: pytest.MonkeyPatch, in_evaluation: bool) -> None:
+    seen, corrupt = [], view.data.noise.forward
+    monkeypatch.setattr(view.data.noise, "in_evaluation", in_evaluation)
+    monkeypatch.setitem(vars(view.data.noise), "forward", lambda x: seen.append(x) or corrupt(x))
+    clean, noisy, _ = cut(figures.Denoising(n=4).draw(view), 3, 4)
+    assert [len(x) for x in seen] == [4]
+    assert not np.array_equal(clean, noisy)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_interpolation_within_one_context_has_one_context(same: bool) -> None:
+    """And two images of a class need two."""
+    context = torch.tensor([[1.0, 0.0], [1.0 - (not same), 0.0]])
+    stub = SimpleNamespace(
+        label=torch.tensor([0, 0, 1]),
+        class_names=["cat", "dog"],
+        numbers=lambda labels: labels,
+        chosen=lambda count, labels: torch.tensor({0: [0, 1], 1: [2]}[labels[0]][:count]),
+        names=lambda indices: indices.tolist(),
+        batch=lambda indices: SimpleNamespace(target=torch.zeros(len(indices), 1, 2, 2)),
+        encode=lambda _: SimpleNamespace(mean=torch.zeros(2, 3), context=context),
+    )
+    assert len(ends(stub, [0, 0])[3]) == (1 if same else 2)
+    with pytest.raises(ValueError, match="dog"):
+        ends(stub, [1, 1])

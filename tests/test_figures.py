@@ -350,3 +350,19 @@ def test_figures_do_not_import_pyplot() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "FigureCanvasAgg"
+
+
+def test_legend_is_omitted_for_many_classes() -> None:
+    names = [str(number) for number in range(charts.MOST_NAMED + 1)]
+    (axes,) = charts.points(torch.randn(50, 2), torch.arange(50) % len(names), names, TITLE).axes
+    assert axes.get_legend() is None
+
+
+def test_curves_omit_names_of_many_latent_dimensions() -> None:
+    rows = [{"epoch": epoch, "train/loss": 1.0, "train/kl": 1.0} for epoch in (1, 2)]
+    for dimensions in (20, 21):
+        figure = charts.curves(rows, {"": {"training": torch.rand(2, dimensions)}}, TITLE)
+        (heat,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("KL of each")]
+        named = {text.get_text() for text in heat.get_yticklabels()} == {f"z{number}" for number in range(20)}
+        assert named == (dimensions == 20)
+        assert bool(heat.get_ylabel()) != named

@@ -14,6 +14,7 @@ from pydantic import PositiveFloat
 from conftest import write_images
 from vae_lab import figures, runs
 from vae_lab.cli.compose import compose
+from vae_lab.commands.generate import animations, wanted
 from vae_lab.errors import ConfigError, DataError
 from vae_lab.generate import generate
 from vae_lab.runs import Run
@@ -338,3 +339,16 @@ def test_command_prints_files_and_errors(
     failed = command("run=nowhere", module="vae_lab.generate")
     assert failed.returncode == 3
     assert failed.stderr == "generate: nowhere/config.yaml: not found; expected a run directory\n"
+
+
+def test_empty_figures_are_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"^figures"):
+        wanted(compose("generate", ["run=there"])[0], [])
+
+
+def test_animation_names_corrupt_figure(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    for epoch in ("0001", "0002"):
+        (tmp_path / "samples" / f"epoch-{epoch}.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"epoch-0001\.png"):
+        list(animations(tmp_path, ["samples"], True, tmp_path / "out"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, kl_divergence
 
 from conftest import IMAGE, LATENT, make_batch, make_vae
 from vae_lab import posteriors
@@ -247,3 +247,24 @@ def test_posterior_and_prior_of_different_sizes_are_rejected() -> None:
     draw = Draw(z=(q.sample(),), q=(q,), p=p, log_likelihood=one, prior=(p,))
     with pytest.raises(ValueError, match=r"posterior has size \[3\], but the prior has size \[1\]"):
         list(draw.layers())
+
+
+def test_joint_layers_have_one_kl_per_sample() -> None:
+    size = torch.eye(3).expand(2, 3, 3)
+    q, p = (MultivariateNormal(torch.full((2, 3), mean), size) for mean in (0.0, 1.0))
+    z, one = q.sample(torch.Size([4])), torch.zeros(4, 2)
+    (layer,) = Draw(z=(z,), q=(q,), p=p, log_likelihood=one, prior=(p,)).layers()
+    torch.testing.assert_close(layer, q.log_prob(z) - p.log_prob(z))
+    assert layer.shape == (4, 2)
+
+
+def test_kl_without_closed_form_is_none() -> None:
+    q = Independent(Normal(torch.zeros(2, 3), torch.ones(3)), 1)
+    assert kl_per_dimension(q, Independent(StudentT(torch.full((2, 3), 4.0)), 1)) is None
+
+
+def test_hierarchical_vae_must_override_sample_prior() -> None:
+    vae = make_vae()
+    vae.latent_dims = (LATENT, 2)
+    with pytest.raises(NotImplementedError, match=r"VAE .*`sample_prior`"):
+        vae.sample_prior(1)

@@ -8,7 +8,7 @@ from torch import nn
 
 from vae_lab import runs
 from vae_lab.cli.compose import compose
-from vae_lab.networks import MLP, ConvDecoder, ConvEncoder
+from vae_lab.networks import MLP, ConvDecoder, ConvEncoder, initialise
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (7, 5, 3)])
@@ -299,3 +299,11 @@ def test_channels_last_weights_give_same_values(network: type[nn.Module], shapes
     contiguous = copy.deepcopy(channels_last).to(memory_format=torch.contiguous_format)
     x = torch.randn(4, *shapes[0])
     torch.testing.assert_close(channels_last(x), contiguous(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["kaiming", "xavier"])
+def test_layer_without_bias_is_initialised(init: str) -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    before = layer.weight.detach().clone()
+    initialise(layer, init)
+    assert not torch.equal(layer.weight, before)

@@ -4,7 +4,7 @@ from math import pi
 import pytest
 import torch
 
-from vae_lab.noise import Dropout, Gaussian, Masking, Noise, SaltAndPepper, rotate_and_shift
+from vae_lab.noise import Dropout, Gaussian, Masking, Noise, SaltAndPepper, rotate_and_shift, seed_device
 
 NOISES = [Dropout(0.3), SaltAndPepper(0.3), Gaussian(0.5), Masking(0.5)]
 ZERO_NOISES = [Dropout(0), SaltAndPepper(0), Gaussian(0), Masking(0)]
@@ -154,3 +154,13 @@ def test_shift_after_rotation_is_along_axes() -> None:
     for offset in ((moved.sum(2) @ place) / weight, (moved.sum(1) @ place) / weight):
         assert (offset - offset.round()).abs().max() < 0.05
         assert set(offset.round().int().tolist()) == set(range(-3, 4))
+
+
+def test_step_seeds_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)  # needs no GPU
+    seed_device(7, torch.device("cuda"))
+    assert seeds == [7]
+    assert torch.initial_seed() == 7
+    seed_device(8, torch.device("cpu"))
+    assert seeds == [7]

@@ -135,3 +135,15 @@ def test_onednn_is_faster_only_on_amd_with_avx512(monkeypatch: pytest.MonkeyPatc
     if capability == "AVX512":
         monkeypatch.undo()
         assert onednn.is_faster() == ("AuthenticAMD" in Path("/proc/cpuinfo").read_text())
+
+
+def test_workaround_is_off_for_other_torch_or_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: Path) -> None:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", unreadable)
+        assert not onednn.is_faster()
+    monkeypatch.delattr(forward_ad, "_current_level")
+    assert not onednn.is_faster()

@@ -456,3 +456,19 @@ def test_browser_displays_report(browser, completed_run: Run, width: int) -> Non
         assert screen.width == width
     page.close()
     assert problems == []
+
+
+def test_report_omits_directory_without_figures(tmp_path: Path) -> None:
+    (tmp_path / "figures" / "samples").mkdir(parents=True)
+    (tmp_path / "figures" / "samples" / "epoch-last.png").touch()
+    assert list(pages.drawn(tmp_path, {})) == []
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_source_without_commit_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkout: bool) -> None:
+    source = tmp_path / "src" / "vae_lab" / "runs" / "directory.py"
+    source.parent.mkdir(parents=True)
+    if checkout:
+        (tmp_path / ".git").mkdir()  # not a repository that git knows
+    monkeypatch.setattr(runs.directory, "__file__", str(source))
+    assert runs.directory.revision() is None
