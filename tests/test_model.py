@@ -266,5 +266,5 @@ def test_kl_without_closed_form_is_none() -> None:
 def test_hierarchical_vae_must_override_sample_prior() -> None:
     vae = make_vae()
     vae.latent_dims = (LATENT, 2)
-    with pytest.raises(NotImplementedError, match=r"VAE .*`sample_prior`"):
+    with pytest.raises(NotImplementedError, match=r"^VAE: .*`sample_prior`"):
         vae.sample_prior(1)

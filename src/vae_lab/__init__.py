@@ -1,4 +1,4 @@
-"""A research framework for variational autoencoders, configured on the command line."""
+"""A research framework for variational autoencoders, configured from the command line."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Argument checks: a constructor declares its constraints as pydantic types; an error is reported in one line.
+"""Argument checks: constructors declare constraints as pydantic types, and errors are reported in one line.
 
 class Gaussian(Head):
     @checked
@@ -20,7 +20,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
-WORDS = {  # replace pydantic's Python terms; keyed by its error types
+WORDS = {  # replacements for pydantic's Python terms, by error type
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "bool_type": "true or false",
@@ -35,10 +35,10 @@ WORDS = {  # replace pydantic's Python terms; keyed by its error types
 
 
 def in_one_line(error: ValidationError) -> str:
-    """Return the first invalid argument of an error and what it must be: `scale=-1: must be greater than 0`.
+    """Return a message about the first invalid argument in an error: `scale=-1: must be greater than 0`.
 
-    The alternatives of a union type are joined by "or". For an element of a list, such as
-    `hidden[0]=0: must be greater than 0`, only the requirements on an element are listed.
+    The alternatives in a union type are joined by "or". For a list element, as in
+    `hidden[0]=0: must be greater than 0`, the message contains only the requirements for elements.
     """
     name = error.errors()[0]["loc"][:1]
     places: dict[str, list[Any]] = {}
@@ -60,7 +60,7 @@ def in_one_line(error: ValidationError) -> str:
 
 
 def in_words(wrong: Any) -> str:
-    """Return the requirement of a pydantic error in plain words."""
+    """Return the requirement in a pydantic error, in plain words."""
     if wrong["type"] in WORDS:
         return WORDS[wrong["type"]].format(**wrong.get("ctx", {}))
     if wrong["type"] == "is_instance_of" and wrong["ctx"]["class"] == "Sequence":

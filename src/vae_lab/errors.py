@@ -1,16 +1,16 @@
-"""The errors that a user can resolve, and the exit code of each."""
+"""Errors that users can resolve, and their exit codes."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def one_line(text: object) -> str:
-    """Return a text with its lines stripped and joined by spaces."""
+    """Return the text with its lines stripped and joined with spaces."""
     return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the closest option, or all of them if there are at most eight.
+    """Return a hint about an unknown name: the closest option or, if none is close, all options if at most eight exist.
 
     >>> did_you_mean("LatentDim", ["latent_dim", "seed"])
     "; did you mean 'latent_dim'?"
@@ -27,7 +27,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 class VaeLabError(Exception):
-    """Base class of the errors that end a command with one line and the exit code `exit_code`."""
+    """Base class for errors that end a command with a one-line message and the exit code `exit_code`."""
 
     exit_code = 1
 
@@ -36,18 +36,18 @@ class VaeLabError(Exception):
 
 
 class ConfigError(VaeLabError):
-    """An invalid value or combination of values. The message names the key, the value and what is expected."""
+    """An invalid value or combination of values. The message states the key, the value and what was expected."""
 
     exit_code = 2
 
 
 class DataError(VaeLabError):
-    """Data or a run that is missing, corrupt or of the wrong kind. The message names the path and what to do."""
+    """Data or a run that is missing, corrupt or of the wrong kind. The message states the path and what to do."""
 
     exit_code = 3
 
 
 class NonFiniteError(VaeLabError):
-    """A loss that is NaN or infinite. The message names the step and the term; the weights are not updated."""
+    """A NaN or infinite loss. The message names the step and the term. The weights are not updated."""
 
     exit_code = 4

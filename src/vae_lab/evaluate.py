@@ -1,4 +1,4 @@
-"""Test a completed run again, on its own or other data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
+"""Evaluate a completed run on its own or different test data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,13 +8,13 @@ from vae_lab.cli.launch import launch
 
 
 def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Test as the command line does, and return the metrics by name, such as `test/elbo`.
+    """Evaluate a run, as `vae-lab-evaluate` does, and return the metrics by name, such as `test/elbo`.
 
     Args:
-        overrides: as on the command line, such as `["run=outputs/vae/…", "data=mnist"]`.
+        overrides: command-line overrides, such as `["run=outputs/vae/…", "data=mnist"]`.
 
     Raises:
-        ConfigError: if a value is invalid, or the data have a different shape.
+        ConfigError: if a value is invalid or the data have a different shape from the training data.
         DataError: if the run, its checkpoint or the data are missing or corrupt.
     """
     config, _ = compose("evaluate", overrides)

@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Atomic file writing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`, which is renamed to `path` on success and deleted on failure."""
+    """Yield a temporary path next to `path`. The file is renamed to `path` on success and deleted on failure."""
     temporary = path.with_suffix(".tmp")
     try:
         yield temporary

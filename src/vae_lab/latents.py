@@ -1,4 +1,4 @@
-"""Latent space: grids, sweeps, interpolations, principal axes and class Gaussians. Takes and returns only tensors."""
+"""Grids, sweeps, interpolations, principal axes and class Gaussians in the latent space, all represented as tensors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,25 +6,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-QUANTILES = (0.011, 0.99)  # of the first and the last step of the `Manifold` figure
+QUANTILES = (0.011, 0.99)  # probabilities of the first and last steps in the `Manifold` figure
 
 
 class Gaussians(NamedTuple):
-    """Diagonal Gaussians of C classes: means and standard deviations (C, D)."""
+    """Diagonal Gaussians for C classes: means and standard deviations (C, D)."""
 
     mean: Tensor
     std: Tensor
 
 
 class Axes(NamedTuple):
-    """Principal axes of points: orthonormal directions (D, K) and their explained fractions of the variance (K,)."""
+    """Principal axes of points: orthonormal directions (D, K) and the fractions of variance they explain (K,)."""
 
     directions: Tensor
     explained: Tensor
 
 
 def quantiles(steps: int, lowest: float = QUANTILES[0], highest: float = QUANTILES[1]) -> Tensor:
-    """Return the values (steps,) of a standard normal at evenly spaced probabilities from `lowest` to `highest`.
+    """Return the quantiles (steps,) of a standard normal at evenly spaced probabilities from `lowest` to `highest`.
 
     >>> quantiles(3, 0.1587, 0.8413).round(decimals=2).tolist()
     [-1.0, 0.0, 1.0]
@@ -33,9 +33,9 @@ def quantiles(steps: int, lowest: float = QUANTILES[0], highest: float = QUANTIL
 
 
 def plane(values: Tensor, latent_dim: int, dimensions: Sequence[int] = (0, 1)) -> Tensor:
-    """Return a grid of latents (N, N, D) in which two dimensions take the values (N,) and the others are 0.
+    """Return a grid of latents (N, N, D) in which two dimensions vary over `values` (N,) and the others are 0.
 
-    The first dimension increases from left to right, the second from bottom to top.
+    The first dimension increases from left to right, and the second from bottom to top.
 
     >>> plane(torch.tensor([-1.0, 1.0]), 2).tolist()
     [[[-1.0, 1.0], [1.0, 1.0]], [[-1.0, -1.0], [1.0, -1.0]]]
@@ -48,7 +48,7 @@ def plane(values: Tensor, latent_dim: int, dimensions: Sequence[int] = (0, 1)) -
 
 
 def sweep(start: Tensor, values: Tensor, dimensions: Sequence[int]) -> Tensor:
-    """Return latents (K, N, D). Row k is the point `start` (D,) with `dimensions[k]` set to each of the values (N,)."""
+    """Return latents (K, N, D). Row k is `start` (D,) with dimension `dimensions[k]` set to each of `values` (N,)."""
     swept = start.repeat(len(dimensions), len(values), 1)
     for row, dimension in enumerate(dimensions):
         swept[row, :, dimension] = values
@@ -56,17 +56,17 @@ def sweep(start: Tensor, values: Tensor, dimensions: Sequence[int]) -> Tensor:
 
 
 def linear(first: Tensor, last: Tensor, steps: int) -> Tensor:
-    """Return points (steps, D) on the straight line between two points (D,), end points included."""
+    """Return evenly spaced points (steps, D) on the straight line between two points (D,), endpoints included."""
     part = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device).unsqueeze(1)
     return (1 - part) * first + part * last
 
 
 def spherical(first: Tensor, last: Tensor, steps: int) -> Tensor:
-    """Return points (steps, D) on the great circle between two points (D,), end points included (White, 1609.04468).
+    """Return points (steps, D) on the great circle between two points (D,), endpoints included.
 
-    The path is sin((1 - t)ω)/sin ω · first + sin(tω)/sin ω · last, where ω is the angle between the points. It keeps
-    the distance from the origin at which a Gaussian prior has its mass. If the points lie on one line through the
-    origin, the path is the straight line between them.
+    The path is sin((1 - t)ω)/sin ω · first + sin(tω)/sin ω · last (White, arXiv 1609.04468), where ω is the angle
+    between the points. It stays at the distance from the origin at which a Gaussian prior concentrates its mass. If
+    the points lie on a line through the origin, the path is the straight line between them.
 
     >>> spherical(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3).norm(dim=1)
     tensor([1.0000, 1.0000, 1.0000])
@@ -80,9 +80,10 @@ def spherical(first: Tensor, last: Tensor, steps: int) -> Tensor:
 
 
 def principal_axes(points: Tensor, count: int = 2) -> Axes:
-    """Return the `count` directions in which points (N, D) vary most.
+    """Return the `count` directions in which the points (N, D) vary most.
 
-    The sign of each direction makes its largest component positive, so that figures of different epochs are comparable.
+    The sign of each direction makes its largest component positive, so that figures from different epochs are
+    comparable.
     """
     centred = points.double() - points.double().mean(0)
     _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -94,12 +95,12 @@ def principal_axes(points: Tensor, count: int = 2) -> Axes:
 
 
 def class_gaussians(mean: Tensor, std: Tensor, label: Tensor, classes: Sequence[int]) -> Gaussians:
-    """Return the Gaussian of each class from posterior means and standard deviations (N, D).
+    """Return a Gaussian for each class, computed from posterior means and standard deviations (N, D).
 
-    Its mean is the mean of the posterior means of the class, and its variance the mean of their variances.
+    The mean and variance of each Gaussian are the averages of the posterior means and variances in its class.
 
     Raises:
-        ValueError: if a class has no image.
+        ValueError: if a class has no images.
     """
     means, stds = [], []
     for each in classes:

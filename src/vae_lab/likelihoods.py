@@ -1,8 +1,8 @@
 """Likelihood heads, which turn the output of a decoder into the distribution p(x|z) over images (C, H, W).
 
-The `support` of a likelihood declares the pixel values that it accepts; other data are rejected before training.
-`log_prob` includes all constants, so that values of different models are comparable. An unnormalised likelihood
-declares `normalised = False`.
+The `support` of a likelihood declares the pixel values that it accepts; data with other values are rejected before
+training. `log_prob` includes all constants, so that values from different models are comparable. An unnormalised
+likelihood sets `normalised = False`.
 """
 
 import math
@@ -23,7 +23,9 @@ Mean = Literal["sigmoid", "identity"]
 
 
 class Bernoulli(Head):
-    """Binary pixels: log p(x|z) = Σ x log π + (1 - x) log(1 - π), computed from logits and finite for every logit.
+    """Likelihood for binary pixels: log p(x|z) = Σ x log π + (1 - x) log(1 - π).
+
+    It is computed from logits and is finite for every logit.
 
     >>> p = Bernoulli()(torch.zeros(1, 1, 2, 2))  # four pixels, each 1 with probability one half
     >>> p.log_prob(torch.ones(1, 1, 2, 2)).exp()
@@ -37,7 +39,7 @@ class Bernoulli(Head):
 
 
 class BernoulliPixels(Independent[BernoulliDistribution]):
-    """Independent Bernoulli pixels with a faster `log_prob` than torch's: it makes two fewer passes over the pixels."""
+    """Independent Bernoulli pixels whose `log_prob` is faster than torch's, with two fewer passes over the pixels."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
@@ -46,7 +48,7 @@ class BernoulliPixels(Independent[BernoulliDistribution]):
 
 
 class CrossEntropy(Bernoulli):
-    """Binary cross-entropy of grey pixels: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
+    """Binary cross-entropy for greyscale pixels: Σ x log π + (1 - x) log(1 - π) for x in [0, 1].
 
     It is not a density: it does not integrate to 1 over [0, 1], and the missing constant depends on π. Its values are
     therefore not log-likelihoods and do not bound log p(x); they are reported as `…_unnormalised`.
@@ -61,10 +63,10 @@ class CrossEntropy(Bernoulli):
 
 
 class RealPixels(Head):
-    """Base class of the Gaussian likelihoods, which computes the mean from the output of the decoder.
+    """Base class for the Gaussian likelihoods. It computes the mean from the decoder output.
 
     Args:
-        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixel values; `identity` leaves it unrestricted.
     """
 
     support = constraints.real
@@ -78,12 +80,12 @@ class RealPixels(Head):
 
 
 class Gaussian(RealPixels):
-    """Real pixels with a fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
+    """Likelihood for real-valued pixels with a fixed σ: log p(x|z) = -Σ [(x - μ)²/(2σ²) + log σ + ½ log 2π].
 
     Args:
-        scale: σ in units of the pixel values, which are in [0, 1]. For σ = 1, -log p(x|z) is half the squared error
-            plus a constant.
-        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
+        scale: σ in the same units as the pixel values, which are in [0, 1]. For σ = 1, -log p(x|z) is half the
+            squared error plus a constant.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixel values; `identity` leaves it unrestricted.
 
     >>> p = Gaussian(scale=0.5, mean="identity")(torch.zeros(1, 1, 1, 1))
     >>> torch.exp(p.log_prob(torch.zeros(1, 1, 1, 1)))  # 1 / (0.5 √(2π))
@@ -100,17 +102,17 @@ class Gaussian(RealPixels):
 
 
 class GaussianShared(RealPixels):
-    """Real pixels with one learned σ, shared by all pixels and images (Rybkin et al., arXiv 2006.13202).
+    """Likelihood for real-valued pixels with one learned σ for all pixels and images (Rybkin et al., arXiv 2006.13202).
 
-    σ = `min_scale` + softplus(ρ), at most e^10, where ρ is a parameter of the head.
+    σ = `min_scale` + softplus(ρ), limited to e^10, where ρ is a parameter of the head.
 
     Args:
-        scale: initial σ, in units of the pixel values, which are in [0, 1].
-        min_scale: lower bound of σ. Without it, constant pixels would drive σ to 0 and the density to infinity.
-        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
+        scale: initial σ, in the same units as the pixel values, which are in [0, 1].
+        min_scale: lower bound on σ. Without it, constant pixels would drive σ to 0 and the density to infinity.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixel values; `identity` leaves it unrestricted.
 
     Raises:
-        ValueError: if `scale` is not greater than `min_scale` and less than e^10.
+        ValueError: unless `scale` is greater than `min_scale` and less than e^10.
 
     >>> p = GaussianShared(scale=0.5)(torch.zeros(1, 1, 1, 2))
     >>> p.stddev.flatten().tolist()
@@ -133,14 +135,14 @@ class GaussianShared(RealPixels):
 
 
 class GaussianLearned(RealPixels):
-    """Real pixels with a mean and a σ for each pixel of each image, both computed by the decoder.
+    """Likelihood for real-valued pixels. The decoder computes a mean and a σ for each pixel of each image.
 
-    σ = `min_scale` + softplus(ρ), at most e^10. The decoder returns the channels of the mean, then those of ρ.
+    σ = `min_scale` + softplus(ρ), limited to e^10. The decoder returns the channels of the mean, then those of ρ.
 
     Args:
-        min_scale: lower bound of σ, in units of the pixel values, which are in [0, 1]. Without it, constant pixels
-            would drive σ to 0 and the density to infinity.
-        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixels; `identity` leaves it unrestricted.
+        min_scale: lower bound on σ, in the same units as the pixel values, which are in [0, 1]. Without it, constant
+            pixels would drive σ to 0 and the density to infinity.
+        mean: `sigmoid` restricts the mean to [0, 1], the range of the pixel values; `identity` leaves it unrestricted.
 
     >>> p = GaussianLearned(min_scale=0.1)(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))  # mean, then ρ
     >>> p.mean.item(), round(p.stddev.item(), 4)  # 0.1 + softplus(1)

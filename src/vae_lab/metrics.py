@@ -1,4 +1,4 @@
-"""Metrics: means of terms over a split, accumulated on the device, and means over each class."""
+"""Metrics: means of terms over a split, accumulated on the device, and means for each class."""
 
 import re
 from collections.abc import Callable
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 USUAL = ("loss", "elbo", "log_likelihood", "kl", "mse", "seconds", "lr")  # metrics that any model may have
-KL_OF_LAYER = re.compile(r"kl_layer\d+")  # of a hierarchical VAE
+KL_OF_LAYER = re.compile(r"kl_layer\d+")  # KL of one stochastic layer of a hierarchical VAE
 
 
 class Sums:
     """Sums of named terms over images, from which `means` computes means that do not depend on the batch sizes.
 
-    Every call of `add` takes the same terms. `means` makes a single transfer from the device.
+    Every call to `add` must pass the same terms. `means` makes a single transfer from the device.
 
     >>> sums = Sums()
     >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0]), "kl_per_dimension": torch.tensor([[1.0, 0.0], [0.0, 2.0]])})
@@ -24,7 +24,7 @@ class Sums:
     """
 
     def __init__(self) -> None:
-        self.widths: dict[str, int] = {}  # D of each term (B, D), 0 of a term (B,)
+        self.widths: dict[str, int] = {}  # D for a term (B, D), 0 for a term (B,)
         self.sums: Tensor | None = None  # (values,)
         self.count = 0
 
@@ -41,10 +41,10 @@ class Sums:
         return {name: term.detach() for name, term in terms.items()}
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> dict[str, float | list[float]]:
-        """Return the mean of each term over all images, and reset the sums; empty if nothing was added.
+        """Return the mean of each term over all images and reset the sums. The result is empty if nothing was added.
 
         Args:
-            reduce: sums a tensor over the processes of a distributed run.
+            reduce: function that sums a tensor over the processes of a distributed run.
         """
         if self.sums is None:
             return {}
@@ -55,19 +55,19 @@ class Sums:
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error of each image (B,), averaged over channels and pixels, of two tensors (B, C, H, W)."""
+    """Return the mean squared error over channels and pixels, for each image (B,), between two tensors (B, C, H, W)."""
     return (mean - target).square().flatten(1).mean(1)
 
 
 class ClassMeans(NamedTuple):
-    """The mean of a term over each class (C,), NaN for a class without images, and the number of its images (C,)."""
+    """The mean of a term for each class (C,), NaN for a class without images, and the number of images in it (C,)."""
 
     mean: Tensor
     images: Tensor
 
 
 def class_means(term: Tensor, label: Tensor, classes: int) -> ClassMeans:
-    """Return the mean of a term (N,) over each class, computed in float64 independently of the order of the images.
+    """Return the mean of a term (N,) for each class, computed in float64 and independent of the order of the images.
 
     >>> class_means(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2]), 3)
     ClassMeans(mean=tensor([2., nan, 5.], dtype=torch.float64), images=tensor([2, 0, 1]))

@@ -1,4 +1,4 @@
-"""The model: the conditional distributions q(z|x) and p(x|z), the VAE that combines them with a prior, and its draws.
+"""Models: the conditional distributions q(z|x) and p(x|z), the VAE that combines them with a prior, and its `Draw`.
 
 Objectives, figures and commands use only the methods and attributes of `BaseVAE`.
 """
@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     """A batch of images with pixel values in [0, 1], or in {0, 1} if binarized.
 
     Attributes:
-        input: the images that the encoder sees (B, C, H, W), which may be noisy or grey.
+        input: the images that the encoder sees (B, C, H, W); they may be noisy, or greyscale if only the target is
+            binarized.
         target: the images that the likelihood scores (B, C, H, W).
         label: class of each image (B,), int64; None if the data have no classes.
     """
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
 
 def computed_once(compute: Callable[["Draw"], Tensor | None]) -> Any:
-    """Return a cached property of a draw, evaluated with the grad mode of the draw.
+    """Return a cached property for `Draw`, evaluated in the grad mode in which the draw was created.
 
     `functools.cached_property` does not work with torch.compile on Python 3.11, and torch's `lazy_property` enables
     gradients.
@@ -49,7 +50,7 @@ def computed_once(compute: Callable[["Draw"], Tensor | None]) -> Any:
     return property(value, doc=compute.__doc__)
 
 
-if TYPE_CHECKING:  # type checkers treat it as a property
+if TYPE_CHECKING:  # type checkers treat `once` as a property
     once = property
 else:
     once = computed_once
@@ -57,14 +58,14 @@ else:
 
 @dataclass(eq=False, kw_only=True)
 class Draw:
-    """The result of one pass through the model with K samples, from which objectives compute the loss.
+    """The result of one pass through the model with K samples. Objectives compute the loss from it.
 
     A hierarchical VAE uses tuples with one entry for each stochastic layer. Log-probabilities are in nats.
 
     Args:
         z: samples from q (K, B, D).
-        q: posterior q(z|x), batch shape (B,).
-        p: likelihood p(x|z), batch shape (K, B).
+        q: posterior q(z|x) with batch shape (B,).
+        p: likelihood p(x|z) with batch shape (K, B).
         log_likelihood: log p(x|z) (K, B).
         prior: p(z); None for a point posterior, which has no density.
         scored: the posterior that `log_posterior` evaluates: q, or q with detached parameters.
@@ -92,16 +93,16 @@ class Draw:
 
     @once
     def kl(self) -> Tensor | None:
-        """KL(q‖p(z)) of each latent dimension (B, D); None without a closed form and for several stochastic layers."""
+        """KL(q‖p(z)) for each latent dimension (B, D); None without a closed form or with several stochastic layers."""
         if isinstance(self.q, Distribution) and isinstance(self.prior, Distribution):
             return kl_per_dimension(self.q, self.prior)
         return None
 
     def layers(self) -> Iterator[Tensor]:
-        """Yield log q - log p of each stochastic layer at its samples.
+        """Yield log q - log p for each stochastic layer, evaluated at its samples.
 
-        The shape is (K, B, D) if both distributions factorise over D, else (K, B). The expectation under q is the
-        contribution of the layer to the KL. Closed forms for each layer would be wrong: in bottom-up inference, z₂ is
+        The shape is (K, B, D) if both distributions factorise over D, otherwise (K, B). The expectation under q is
+        the layer's contribution to the KL. A closed form for each layer would be wrong: in bottom-up inference, z₂ is
         drawn from q(z₂|z₁), and q(z₁|x) is not the distribution of z₁ given z₂.
         """
         assert self.prior is not None, "a point posterior has no density"
@@ -114,7 +115,7 @@ class Draw:
 
 
 def log_prob(distribution: Distribution | tuple[Distribution, ...], z: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return log-probabilities (K, B) of samples, summed over the stochastic layers."""
+    """Return the log-probabilities (K, B) of samples, summed over the stochastic layers."""
     pairs = zip(as_tuple(distribution), as_tuple(z), strict=True)
     return reduce(torch.add, [each.log_prob(value) for each, value in pairs])
 
@@ -124,12 +125,14 @@ def as_tuple(layers: Any) -> tuple[Any, ...]:
 
 
 class Head(nn.Module, ABC):
-    """Maps parameters (..., *parameter_shape) to a distribution with batch shape (...): a posterior or a likelihood.
+    """Base class for posterior and likelihood heads.
+
+    A head maps parameters (..., *parameter_shape) to a distribution with batch shape (...).
 
     Attributes:
-        support: the pixel values that a likelihood accepts; every likelihood must declare it.
+        support: the pixel values that a likelihood accepts; every likelihood must declare them.
         normalised: whether a likelihood integrates to one.
-        has_density: whether a posterior has a density, without which the model has no ELBO.
+        has_density: whether a posterior has a density; without one, the model has no ELBO.
         center_name: singular noun for the result of `center`, used in captions; its plural is formed with -s.
     """
 
@@ -139,7 +142,7 @@ class Head(nn.Module, ABC):
     center_name = "posterior mean"
 
     def parameter_shape(self, event_shape: Shape) -> Shape:
-        """Return the shape of the parameters of one event; by default, one parameter for each value."""
+        """Return the shape of the parameters for one event; by default, there is one parameter for each value."""
         return event_shape
 
     @abstractmethod
@@ -147,16 +150,16 @@ class Head(nn.Module, ABC):
         """Return the distribution with batch shape (...) for parameters (..., *parameter_shape)."""
 
     def center(self, q: Distribution) -> Tensor:
-        """Return the latents (..., D) that represent a posterior in reconstructions and figures: by default its mean.
+        """Return the latents (..., D) that represent a posterior in reconstructions and figures, by default its mean.
 
         Raises:
-            NotImplementedError: if the mean has no closed form. Such a posterior overrides `center` and `center_name`.
+            NotImplementedError: if the mean has no closed form. Override `center` and `center_name` in this case.
         """
         return mean(q, self)
 
 
 def mean(q: Distribution, owner: nn.Module) -> Tensor:
-    """Return the mean of a posterior; the error tells which methods of the owner to override."""
+    """Return the mean of a posterior. If it has no closed form, the error names the methods of `owner` to override."""
     try:
         return q.mean
     except NotImplementedError as error:
@@ -167,14 +170,14 @@ def mean(q: Distribution, owner: nn.Module) -> Tensor:
 
 
 class Conditional(nn.Module):
-    """A conditional distribution: a network, and a head that maps the network's output to a distribution.
+    """A conditional distribution: a network and a head that maps the network's output to a distribution.
 
-    A context is concatenated to a vector input. If the input is an image, the network is created with the additional
-    argument `context_dim`, and its module is called with the context (N, context_dim) as second argument.
+    A context is concatenated with a vector input. If the input is an image, `network` is called with the additional
+    argument `context_dim`, and the module that it returns takes the context (N, context_dim) as its second argument.
 
     Args:
-        network: called with (in_shape, out_shape), returns a module from (N, *in_shape) to (N, *out_shape).
-        head: maps the network's output to the distribution.
+        network: called with (in_shape, out_shape); returns a module that maps (N, *in_shape) to (N, *out_shape).
+        head: module that maps the network's output to the distribution.
         in_shape: shape of the condition, without the context.
         event_shape: shape of the variable that the distribution describes.
         context_dim: size of the context; 0 for a distribution without a context.
@@ -193,7 +196,7 @@ class Conditional(nn.Module):
         self.has_density, self.normalised = head.has_density, head.normalised
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return the distribution with batch shape (...) given a tensor (..., *in_shape), see `outputs`."""
+        """Return the distribution with batch shape (...) given a tensor (..., *in_shape); see `outputs`."""
         return self.distribution(self.outputs(given, context))
 
     def outputs(self, given: Tensor, context: Tensor | None = None) -> Tensor:
@@ -201,7 +204,7 @@ class Conditional(nn.Module):
 
         Args:
             given: the condition.
-            context: (..., context_dim); or (B, context_dim), shared by the K samples of an input (K, B, *in_shape).
+            context: (..., context_dim), or (B, context_dim) if shared by the K samples of an input (K, B, *in_shape).
 
         Raises:
             ValueError: if the context is missing or has the wrong shape.
@@ -221,9 +224,9 @@ class Conditional(nn.Module):
         return found.reshape(*leading, *found.shape[1:])
 
     def distribution(self, outputs: Tensor, detach: bool = False) -> Distribution:
-        """Return the head's distribution for the network's outputs, computed in at least float32.
+        """Return the head's distribution for the network's outputs, computed in float32 or higher precision.
 
-        With `detach`, the outputs and the head's own weights are detached, also if the distribution uses the weights
+        With `detach`, the outputs and the head's own weights are detached, even if the distribution uses the weights
         lazily. The log-probability then has a gradient only with respect to its argument.
         """
         kind = outputs.device.type
@@ -238,15 +241,15 @@ class Conditional(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """The components from which a model class is built.
+    """The components from which a model is built.
 
     Attributes:
-        encoder: network of the encoder, called with (in_shape, out_shape).
-        decoder: network of the decoder, called with (in_shape, out_shape).
-        posterior: head of the encoder.
-        likelihood: head of the decoder.
+        encoder: network for the encoder, called with (in_shape, out_shape).
+        decoder: network for the decoder, called with (in_shape, out_shape).
+        posterior: head for the encoder.
+        likelihood: head for the decoder.
         prior: module that returns p(z); see `VAE`.
-        image_shape: (C, H, W).
+        image_shape: shape of an image, (C, H, W).
         latent_dim: number of latent dimensions D.
     """
 
@@ -259,25 +262,24 @@ class Parts:
     latent_dim: int
 
     def make_encoder(self, context_dim: int = 0) -> Conditional:
-        """Return q(z|x), or q(z|x, c) for a context of size `context_dim`; all encoders share one head."""
+        """Return q(z|x), or q(z|x, c) for a context of size `context_dim`. All encoders share one head."""
         return Conditional(self.encoder, self.posterior, self.image_shape, (self.latent_dim,), context_dim)
 
     def make_decoder(self, context_dim: int = 0) -> Conditional:
-        """Return p(x|z), or p(x|z, c) for a context of size `context_dim`; all decoders share one head."""
+        """Return p(x|z), or p(x|z, c) for a context of size `context_dim`. All decoders share one head."""
         return Conditional(self.decoder, self.likelihood, (self.latent_dim,), self.image_shape, context_dim)
 
 
 class BaseVAE(nn.Module, ABC):
-    """Base class of all models, with everything that objectives, figures and commands use.
+    """Base class for all models, with the interface that objectives, figures and commands use.
 
-    A user-defined model derives from `VAE` or from this class. The latents z of `encode`, `decode` and `sample_prior`
-    are those from which the image is generated; in a hierarchical VAE they are the first stochastic layer, z₁. A
-    conditional model has a context c (B, ...) for the images: q(z|x) is then q(z|x, c), p(x|z) is p(x|z, c), and p(z)
-    is p(z|c).
+    A user-defined model derives from `VAE` or from this class. The latents z in `encode`, `decode` and `sample_prior`
+    are those from which the image is generated; in a hierarchical VAE, they are the first stochastic layer, z₁. In a
+    conditional model with context c (B, ...), q(z|x) means q(z|x, c), p(x|z) means p(x|z, c), and p(z) means p(z|c).
 
     Attributes:
-        latent_dims: number of dimensions of each stochastic layer, starting with the layer next to the image.
-        has_density: whether the posterior has a density, without which the model has no ELBO.
+        latent_dims: number of dimensions of each stochastic layer, starting with the layer closest to the image.
+        has_density: whether the posterior has a density; without one, the model has no ELBO.
         normalised: whether p(x|z) integrates to one.
     """
 
@@ -292,7 +294,7 @@ class BaseVAE(nn.Module, ABC):
 
     @property
     def latent_dim(self) -> int:
-        """Number of dimensions D of the latents from which the image is generated."""
+        """Number of dimensions, D, of the latents from which the image is generated."""
         return self.latent_dims[0]
 
     @property
@@ -301,7 +303,7 @@ class BaseVAE(nn.Module, ABC):
         return f"{type(self).__name__}, z = {self.latent_dim}"
 
     def context(self, batch: Batch) -> Tensor | None:
-        """Return the context (B, ...) of a batch; None unless the model is conditional."""
+        """Return the context (B, ...) for a batch, or None if the model is not conditional."""
         return None
 
     @abstractmethod
@@ -310,40 +312,40 @@ class BaseVAE(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return q(z|x), batch shape (...), for images (..., C, H, W).
+        """Return q(z|x) with batch shape (...) for images (..., C, H, W).
 
-        In a model with top-down inference, it is conditioned on the mean of z₂.
+        In a model with top-down inference, q(z|x) is conditioned on the mean of z₂.
         """
 
     @abstractmethod
     def decode(self, z: Tensor, context: Tensor | None = None) -> Distribution:
-        """Return p(x|z), batch shape (...), for latents (..., D)."""
+        """Return p(x|z) with batch shape (...) for latents (..., D)."""
 
     @abstractmethod
     def sample_prior(self, count: int, context: Tensor | None = None) -> Tensor:
-        """Return latents (count, D) from the prior; a conditional model needs contexts (count, ...)."""
+        """Return latents (count, D) sampled from the prior. A conditional model requires contexts (count, ...)."""
 
     def latent_prior(self, context: Tensor | None = None) -> Distribution | None:
-        """Return p(z) as a distribution; None if its density has no closed form, as for z₁ of a hierarchical VAE."""
+        """Return p(z) as a distribution, or None if its density has no closed form, as for z₁ in a hierarchical VAE."""
         return None
 
     def center(self, q: Distribution) -> Tensor:
-        """Return the latents (..., D) that represent a posterior returned by `encode`: by default its mean."""
+        """Return the latents (..., D) that represent a posterior returned by `encode`, by default its mean."""
         return mean(q, self)
 
     def reconstruct(self, q: Distribution, context: Tensor | None = None) -> Distribution:
-        """Return p(x|z), batch shape (B,), at the `center` of a posterior returned by `encode`."""
+        """Return p(x|z) with batch shape (B,) for z at the `center` of a posterior returned by `encode`."""
         return self.decode(self.center(q), context)
 
 
 class VAE(BaseVAE):
-    """Encoder q(z|x), decoder p(x|z) and prior p(z) (Kingma & Welling, arXiv 1312.6114).
+    """VAE with encoder q(z|x), decoder p(x|z) and prior p(z) (Kingma & Welling, arXiv 1312.6114).
 
     Args:
-        encoder: q(z|x), from images (C, H, W) to latents (D,).
-        decoder: p(x|z), from latents (D,) to images (C, H, W).
+        encoder: distribution q(z|x) of latents (D,) given images (C, H, W).
+        decoder: distribution p(x|z) of images (C, H, W) given latents (D,).
         prior: module that returns p(z) with event shape (D,). It is called with `encode` and, in a conditional model,
-            with the context (B, ...).
+            the context (B, ...).
 
     >>> from vae_lab import likelihoods, networks, posteriors, priors
     >>> encoder = Conditional(networks.MLP, posteriors.Normal(), in_shape=(1, 8, 8), event_shape=(2,))
@@ -396,11 +398,11 @@ class VAE(BaseVAE):
         return self.encoder.head.center(q)
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        """Draw `samples` z for each image from q(z|x) and evaluate their densities; the encoder runs once.
+        """Draw `samples` values of z for each image from q(z|x) and evaluate their densities. The encoder runs once.
 
-        With `detach`, `log_posterior` has a gradient with respect to the samples, but not to the parameters of the
-        posterior. Sticking the landing (arXiv 1703.09194) and doubly reparameterized gradients (arXiv 1810.04152) need
-        this.
+        With `detach`, `log_posterior` has a gradient with respect to the samples, but not with respect to the posterior
+        parameters. The sticking-the-landing estimator (arXiv 1703.09194) and doubly reparameterized gradients
+        (arXiv 1810.04152) require this.
         """
         context = self.context(batch)
         outputs = self.encoder.outputs(batch.input, context)
@@ -423,13 +425,13 @@ def plain(parts: Parts) -> VAE:
 
 
 def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
-    """Return the description of a model from the names of its classes: `Bernoulli MLP VAE, z = 2`."""
+    """Return a description of a model, built from its class names: `Bernoulli MLP VAE, z = 2`."""
     kind = model if has_density or not model.endswith("VAE") else f"{model.removesuffix('VAE')}AE"
     return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """Return KL(q‖p) of each dimension (B, D) in nats; None if q or p does not factorise or torch has no closed form.
+    """Return KL(q‖p) for each dimension (B, D) in nats, or None if it does not factorise or torch has no closed form.
 
     Raises:
         ValueError: if q and p have different sizes.
@@ -444,11 +446,11 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def check_size(q: Distribution, p: Distribution) -> None:
-    """Raise an error if a posterior and a prior have different sizes, which torch might broadcast."""
+    """Raise an error if a posterior and a prior have different sizes, because torch might broadcast them."""
     if q.event_shape != p.event_shape:
         raise ValueError(f"the posterior has size {[*q.event_shape]}, but the prior has size {[*p.event_shape]}")
 
 
 def factorises(distribution: Distribution) -> TypeGuard[Independent[Distribution]]:
-    """Return whether a distribution is a product over its dimensions."""
+    """Return whether a distribution is a product of distributions, one for each dimension."""
     return isinstance(distribution, Independent) and not distribution.base_dist.event_shape

@@ -1,4 +1,4 @@
-"""Networks: modules that derive the sizes of their layers from an input shape and an output shape."""
+"""Networks: modules that derive their layer sizes from an input shape and an output shape."""
 
 import ast
 from collections.abc import Callable, Sequence
@@ -16,33 +16,33 @@ from vae_lab.checks import Fraction, checked, inside
 from vae_lab.errors import did_you_mean
 
 Shape = tuple[int, ...]
-Network = Callable[..., nn.Module]  # called with (in_shape, out_shape), see `Conditional`
+Network = Callable[..., nn.Module]  # called with (in_shape, out_shape); see `Conditional`
 Names = str | Sequence[str | None] | None
 Channels = Annotated[Sequence[PositiveInt], MinLen(1)]
-Sides = PositiveInt | Sequence[PositiveInt]  # in pixels, one value for all layers or one for each
+Sides = PositiveInt | Sequence[PositiveInt]  # in pixels; one value for all layers, or one for each layer
 Init = Literal["default", "kaiming", "xavier"]
 
 
 class MLP(nn.Sequential):
-    """Fully connected network from (N, *in_shape) to (N, *out_shape).
+    """Fully connected network that maps (N, *in_shape) to (N, *out_shape).
 
-    Each hidden layer is linear → norm → activation → dropout; the output layer is only linear. `activation`, `norm` and
-    `dropout` are one value for all hidden layers, or a list with a value for each.
+    Each hidden layer is linear → norm → activation → dropout; the output layer is linear only. `activation`, `norm` and
+    `dropout` each take a single value for all hidden layers or a list with one value per layer.
 
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: shape of one output, without the batch axis.
-        hidden: width of each hidden layer; empty for a linear map.
-        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
-        norm: `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`; None for none.
+        hidden: widths of the hidden layers; empty for a linear map.
+        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for no activation.
+        norm: `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`; None for no normalisation.
         dropout: probability of dropping a hidden unit, 0 ≤ p < 1.
         order: order of the steps that follow a linear layer.
-        activate_output: whether norm, activation and dropout also follow the output layer, which lists then include.
-        init: initialisation of weights and biases, see `initialise`.
-        context_dim: size of a context (N, context_dim), the second argument of the network; 0 for none.
+        activate_output: whether norm, activation and dropout also follow the output layer; if so, lists include it.
+        init: initialisation of weights and biases; see `initialise`.
+        context_dim: size of the context (N, context_dim), the network's second argument; 0 for no context.
 
     Raises:
-        ValueError: for an unknown layer, a list that does not match the number of layers, or an incomplete order.
+        ValueError: if a layer is unknown, a list does not match the number of layers, or the order is incomplete.
 
     >>> import torch
     >>> encoder = MLP((1, 28, 28), (40,), hidden=(500, 500), activation=("ELU", "Tanh"))
@@ -78,32 +78,32 @@ class MLP(nn.Sequential):
 
 
 class ConvEncoder(nn.Sequential):
-    """Convolutional network from images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
+    """Convolutional network that maps images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
 
-    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that only the
-    stride reduces the size of the feature maps. The options from `kernel` to `dropout` are one value for all layers, or
-    a list with a value for each.
+    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that only
+    their stride reduces the size of the feature maps. The options from `kernel` to `dropout` each take a single value
+    for all layers or a list with one value per layer.
 
     Args:
         in_shape: (C, H, W).
         out_shape: shape of one output, without the batch axis.
-        channels: number of feature maps of each layer. None for 32, 64, 128, … (at most 512), with as many layers as
-            reduce the image to 7 pixels or fewer, or as many as its shorter side allows.
-        kernel: side of the convolution kernel in pixels.
+        channels: number of feature maps in each layer. None selects 32, 64, 128, … (at most 512), with enough layers
+            to reduce each side of the image to 7 pixels or fewer, or as many layers as the shorter side allows.
+        kernel: side length of the convolution kernel in pixels.
         stride: stride of the convolution in pixels.
-        pool: side of the max-pooling window in pixels; 1 for no pooling.
-        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for none.
-        norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for none.
-        dropout: probability of dropping a value of a feature map, 0 ≤ p < 1.
+        pool: side length of the max-pooling window in pixels; 1 for no pooling.
+        activation: `torch.nn` activation, such as `ReLU` or `LeakyReLU(0.2)`; None for no activation.
+        norm: `torch.nn` normalisation over feature maps, such as `BatchNorm2d` or `GroupNorm(8)`; None for no norm.
+        dropout: probability of dropping a value in a feature map, 0 ≤ p < 1.
         order: order of the steps that follow a convolution.
-        linear: network from the last feature maps to the output; None for one linear layer with the same `init`.
-        init: initialisation of the weights and biases of the convolutions, see `initialise`; `linear` has its own.
-        context_dim: size of a context (N, context_dim), the second argument of the network; 0 for none. It is passed to
-            the linear network.
+        linear: network that maps the last feature maps to the output; None for a linear layer with the same `init`.
+        init: initialisation of the weights and biases of the convolutions; see `initialise`. `linear` has its own.
+        context_dim: size of the context (N, context_dim), the network's second argument, which is passed to the linear
+            network; 0 for no context.
 
     Raises:
-        ValueError: for more layers than the image size allows, a kernel smaller than its stride, an even kernel with
-            stride 1, and the errors of `MLP`.
+        ValueError: if there are more layers than the image size allows, if a kernel is smaller than its stride, if a
+            kernel with stride 1 is even, or for the same reasons as in `MLP`.
 
     >>> import torch
     >>> encoder = ConvEncoder((3, 32, 32), (40,), channels=(64, 128), norm=(None, "BatchNorm2d"))
@@ -158,22 +158,22 @@ class ConvEncoder(nn.Sequential):
 
 
 class ConvDecoder(nn.Sequential):
-    """Convolutional network from (N, *in_shape) to images (N, C, H, W): a linear network, then transposed convolutions.
+    """Network that maps (N, *in_shape) to images (N, C, H, W): a linear network, then transposed convolutions.
 
     It mirrors `ConvEncoder`: the linear network computes the first and smallest feature maps, and norm → activation →
-    dropout follow every transposed convolution except the last. Options are one value for all of these layers, or a
-    list with a value for each; lists of `kernel` and `stride` include the last transposed convolution.
+    dropout follow every transposed convolution except the last. Each option takes a single value for all of these
+    layers or a list with one value per layer; lists for `kernel` and `stride` include the last transposed convolution.
 
-    Arguments and errors that are not described here are those of `ConvEncoder`.
+    Arguments and errors that are not described here are the same as for `ConvEncoder`.
 
     Args:
         in_shape: shape of one input, without the batch axis.
         out_shape: (C, H, W).
-        channels: number of input feature maps of each transposed convolution. None for …, 128, 64, 32 (at most 512),
-            with as many layers as `ConvEncoder` has for the same image.
+        channels: number of input feature maps for each transposed convolution. None selects …, 128, 64, 32 (at most
+            512), with as many layers as `ConvEncoder` has for the same image.
         stride: factor by which a transposed convolution enlarges the feature maps.
-        linear: network from the input to the first feature maps, including their activation; None for one linear layer
-            with ReLU and the same `init`.
+        linear: network that maps the input to the first feature maps, including their activation; None for a linear
+            layer with ReLU and the same `init`.
 
     >>> import torch
     >>> ConvDecoder((20,), (1, 28, 28), channels=(128, 64))(torch.zeros(8, 20)).shape
@@ -220,7 +220,7 @@ class ConvDecoder(nn.Sequential):
 
 
 def padding(kernel: int, stride: int) -> int:
-    """Return the padding with which a convolution divides the size by its stride, to within a pixel."""
+    """Return the padding with which a convolution divides the side length by its stride, to within one pixel."""
     return max(0, (kernel - stride + 1) // 2)
 
 
@@ -233,7 +233,7 @@ def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 1) -> list[int]:
-    """Return 32, 64, 128, … (at most 512) for the layers that reduce an image (H, W) to 7 pixels or fewer."""
+    """Return 32, 64, 128, … (at most 512) for the layers that reduce an image (H, W) to at most 7 pixels per side."""
     if not all(isinstance(value, int) for value in (kernel, stride, pool)):
         raise ValueError("channels=null: must be a list if kernel, stride or pool is a list")
     if stride * pool < 2:
@@ -248,14 +248,14 @@ def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 
 def check_convolutions(
     norm: Names, channels: Sequence[int], kernels: list[int], strides: list[int], sizes: list[list[int]]
 ) -> None:
-    """Check that the norms are over feature maps, the kernels cover all pixels and are centred, and the image fits.
+    """Check that norms apply to feature maps, kernels cover all pixels and are centred, and the image is large enough.
 
     Args:
-        norm: option `norm` of the network.
-        channels: channels of each layer.
-        kernels: kernel of each layer.
-        strides: stride of each layer.
-        sizes: size of the image (H, W), followed by the sizes of the feature maps of each layer.
+        norm: the network's `norm` option.
+        channels: number of channels of each layer.
+        kernels: side length of each layer's kernel, in pixels.
+        strides: stride of each layer, in pixels.
+        sizes: size of the image (H, W), followed by the size of the feature maps in each layer.
 
     Raises:
         ValueError: if a check fails.
@@ -282,8 +282,8 @@ def following_layers(features: Sequence[int], order: Sequence[str], **options: A
 
     Args:
         features: number of output features of each layer.
-        order: names of `options` in the order of the modules.
-        options: `norm`, `activation`, `pool` and `dropout`, each one value or a list with a value for each layer.
+        order: the names of `options`, in the order of the modules.
+        options: `norm`, `activation`, `pool` and `dropout`, each a single value or a list with one value per layer.
     """
     if sorted(order) != sorted(options):
         raise ValueError(f"order={list(order)}: must contain each of {', '.join(options)} exactly once")
@@ -304,7 +304,7 @@ def following_layers(features: Sequence[int], order: Sequence[str], **options: A
 
 
 def per_layer(option: str, value: Any, count: int) -> list[Any]:
-    """Return a list with a value for each of `count` layers, given one value for all or such a list."""
+    """Return a list with one value for each of `count` layers, given such a list or a single value for all layers."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * count
     if len(value) != count:
@@ -318,7 +318,7 @@ def initialise(network: nn.Module, init: Init) -> None:
     """Initialise the weights and biases of all linear and convolutional layers.
 
     `default` keeps torch's default. `kaiming` draws weights from a normal distribution (He et al., arXiv 1502.01852),
-    `xavier` from a uniform distribution (Glorot & Bengio, AISTATS 2010); both set biases to 0. They use torch's
+    and `xavier` from a uniform distribution (Glorot & Bengio, AISTATS 2010); both set biases to 0. Both use torch's
     implementations, in which a transposed convolution has the fan-in of the corresponding convolution.
     """
     if init == "default":

@@ -1,6 +1,6 @@
-"""Noise on the encoder's input, and augmentation. Both process batches on the device of the images.
+"""Noise for the encoder's input, and data augmentation. Both process batches on the same device as the images.
 
-Every class maps pixels in [0, 1] (B, C, H, W) to pixels in [0, 1]. The target of the likelihood has no noise.
+Every class maps pixel values (B, C, H, W) in [0, 1] to values in [0, 1]. The target of the likelihood has no noise.
 """
 
 from math import radians
@@ -14,10 +14,10 @@ from vae_lab.checks import Probability, checked
 
 
 class Noise(nn.Module):
-    """Base class of the noise modules.
+    """Base class for noise modules.
 
     Args:
-        eval: whether to add the noise in validation and test, in addition to training.
+        eval: whether to add the noise during validation and testing, in addition to training.
     """
 
     @checked
@@ -30,7 +30,7 @@ class Dropout(Noise):
     """Sets each value to 0 with probability `p`, without rescaling the others.
 
     Args:
-        p: probability, 0 ≤ p ≤ 1.
+        p: probability that a value becomes 0, 0 ≤ p ≤ 1.
     """
 
     @checked
@@ -43,10 +43,10 @@ class Dropout(Noise):
 
 
 class SaltAndPepper(Noise):
-    """Sets each pixel, in all channels, to black or white with probability `amount`; both are equally likely.
+    """Sets each pixel, in all channels, to black or white, which are equally likely, with probability `amount`.
 
     Args:
-        amount: probability, 0 ≤ amount ≤ 1.
+        amount: probability for each pixel, 0 ≤ amount ≤ 1.
     """
 
     @checked
@@ -60,7 +60,7 @@ class SaltAndPepper(Noise):
 
 
 class Gaussian(Noise):
-    """Adds normal noise to each value and clips the result to [0, 1].
+    """Adds Gaussian noise to each value and clips the result to [0, 1].
 
     Args:
         std: standard deviation, at least 0.
@@ -79,8 +79,8 @@ class Masking(Noise):
     """Sets a square at a random position in each image to 0.
 
     Args:
-        side: side of the square as a fraction of the image's shorter side, 0 ≤ side ≤ 1. A square with side > 0 covers
-            at least one pixel.
+        side: side length of the square, as a fraction of the image's shorter side, 0 ≤ side ≤ 1. A square with
+            side > 0 covers at least one pixel.
     """
 
     @checked
@@ -101,12 +101,12 @@ class Masking(Noise):
 
 
 def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
-    """Return images rotated about their centre and then shifted, each by a random amount; new pixels are black.
+    """Return images, each rotated about its centre and then shifted, by random amounts; exposed pixels are black.
 
     Args:
-        images: values 0 … 255 (B, C, H, W), uint8.
-        degrees: bound of the angle, which is uniform in [-degrees, degrees].
-        pixels: bound of the two shifts, which are uniform integers in [-pixels, pixels].
+        images: values from 0 to 255 (B, C, H, W), uint8.
+        degrees: bound on the angle, which is drawn uniformly from [-degrees, degrees].
+        pixels: bound on the two shifts, which are integers drawn uniformly from [-pixels, pixels].
     """
     count, (height, width), device = len(images), images.shape[-2:], images.device
     angle = radians(degrees) * (2 * torch.rand(count, device=device, dtype=torch.float32) - 1)
@@ -120,9 +120,9 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
 
 
 def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the random generators of the CPU and of a device.
+    """Seed the random number generators of the CPU and of a device.
 
-    `torch.manual_seed` seeds all kinds of devices, and spends time on a stack trace for those not yet in use.
+    `torch.manual_seed` would seed all kinds of devices and spend time on a stack trace for each kind not yet in use.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

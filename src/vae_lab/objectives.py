@@ -1,4 +1,4 @@
-"""Objectives, which compute the loss and named terms for each image (B,) in nats from one draw of the model."""
+"""Objectives, which compute the loss and named terms for each image (B,), in nats, from one draw from the model."""
 
 from functools import reduce
 from typing import ClassVar, Literal
@@ -23,8 +23,8 @@ class Elbo:
     Args:
         beta: weight β of the KL in the loss, at least 0.
         warmup_steps: number of optimizer steps over which β rises linearly from 0 to `beta`; 0 for no warm-up.
-        kl: `analytic` uses the closed form of the KL if it exists, `sampled` uses log q(z|x) - log p(z).
-        samples: number of z from which the expectation is estimated.
+        kl: `analytic` uses the closed form of the KL if one exists; `sampled` uses log q(z|x) - log p(z).
+        samples: number of samples of z from which the expectation is estimated.
 
     >>> [Elbo(beta=4.0, warmup_steps=100).beta_at(step) for step in (0, 50, 100, 1000)]
     [0.0, 2.0, 4.0, 4.0]
@@ -38,7 +38,7 @@ class Elbo:
     samples: PositiveInt = 1
 
     def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
-        """Return the loss at the optimizer step `step`, counted from 0, and the terms of `elbo_terms`."""
+        """Return the loss at optimizer step `step`, counted from 0, and the terms from `elbo_terms`."""
         terms = elbo_terms(vae.draw(batch, self.samples), self.kl == "analytic")
         loss = (self.beta_at(step) * terms["kl"] - terms["log_likelihood"]).mean()
         return loss, terms
@@ -52,7 +52,7 @@ class Elbo:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Autoencoder objective: loss = mean over images of -log p(x|z), without a KL."""
+    """Autoencoder objective: loss = mean over images of -log p(x|z), without a KL term."""
 
     needs_density: ClassVar[bool] = False
 
@@ -63,15 +63,15 @@ class Reconstruction:
 
 
 def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
-    """Return `elbo`, `log_likelihood` and `kl` of each image (B,) at β = 1, in nats, averaged over the samples.
+    """Return `elbo`, `log_likelihood` and `kl` for each image (B,) at β = 1, in nats, averaged over the samples.
 
-    A closed-form KL adds `kl_per_dimension` (B, D). The KL of a hierarchical VAE is estimated from the samples; it adds
-    `kl_layer1`, … for the stochastic layers, and `kl_layer1_per_dimension` (B, D), … for those that factorise. A point
-    posterior has no KL and no ELBO, so the only term is `log_likelihood`.
+    With a closed-form KL, the terms include `kl_per_dimension` (B, D). For a hierarchical VAE, the KL is estimated from
+    the samples, and the terms include `kl_layer1`, … for the stochastic layers and `kl_layer1_per_dimension` (B, D), …
+    for the layers that factorise. A point posterior has no KL and no ELBO, so the only term is `log_likelihood`.
 
     Args:
         draw: one pass through the model.
-        analytic: whether to use the closed form of the KL, if it exists, instead of the estimate from the samples.
+        analytic: whether to use the closed form of the KL, if one exists, instead of an estimate from the samples.
     """
     log_likelihood = mean_of_samples(draw.log_likelihood)
     if analytic and draw.kl is not None:
@@ -90,5 +90,5 @@ def elbo_terms(draw: Draw, analytic: bool = True) -> Terms:
 
 
 def mean_of_samples(values: Tensor) -> Tensor:
-    """Return the mean over the samples in the first axis; a single sample is returned unchanged."""
+    """Return the mean over the samples along the first axis; the values of a single sample are returned unchanged."""
     return values.squeeze(0) if len(values) == 1 else values.mean(0)

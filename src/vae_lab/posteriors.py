@@ -1,7 +1,7 @@
-"""Posterior heads, which turn the output of an encoder into the distribution q(z|x) over the last axis.
+"""Posterior heads, which turn the output of an encoder into the distribution q(z|x) over latents (D,).
 
 `parameter_shape` returns the shape of the parameters that a head needs for an event shape. The head maps parameters
-(..., *parameter_shape) to a distribution with batch shape (...) and this event shape.
+(..., *parameter_shape) to a distribution with batch shape (...) and that event shape.
 """
 
 import math
@@ -16,19 +16,19 @@ from torch.nn import functional
 from vae_lab.checks import checked
 from vae_lab.model import Head
 
-MAX_LOG_SCALE = 10.0  # bound of log σ, which prevents overflow of densities and of the KL
+MAX_LOG_SCALE = 10.0  # bound on log σ, which prevents overflow in densities and in the KL
 
 
 def softplus_scale(raw_scale: Tensor, min_scale: float) -> Tensor:
-    """Return σ = min_scale + softplus(ρ), at most e^10; unlike a clamp, it keeps a gradient near the lower bound."""
+    """Return σ = min_scale + softplus(ρ), at most e^10; unlike clamping, it keeps a gradient near the lower bound."""
     return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
 
 
 class Normal(Head):
-    """Gaussian with diagonal covariance, the posterior of the VAE (Kingma & Welling, arXiv 1312.6114).
+    """Gaussian posterior with diagonal covariance, as in the original VAE (Kingma & Welling, arXiv 1312.6114).
 
-    The parameters are the mean, followed by log σ² for `log_variance` or by ρ for `softplus`, with
-    σ = 1e-6 + softplus(ρ). The bounds are e^-10 ≤ σ ≤ e^10 and 1e-6 ≤ σ ≤ e^10.
+    The parameters are the mean, followed by log σ² for `log_variance` or by ρ for `softplus`, where
+    σ = 1e-6 + softplus(ρ). The bounds are e^-10 ≤ σ ≤ e^10 and 1e-6 ≤ σ ≤ e^10, respectively.
 
     Args:
         scale: parametrisation of σ, `log_variance` or `softplus`.
@@ -57,7 +57,7 @@ class Normal(Head):
 
 
 class Point(Head):
-    """Point posterior, with which the model is an autoencoder."""
+    """Point posterior, which makes the model an autoencoder."""
 
     has_density = False
     center_name = "code"
@@ -67,7 +67,7 @@ class Point(Head):
 
 
 class PointMass(Distribution):
-    """Distribution with all mass at `location` (..., D); it has samples, but no density."""
+    """Distribution with all its mass at `location` (..., D); it can be sampled but has no density."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"location": constraints.real_vector}
     support = constraints.real_vector

@@ -1,4 +1,4 @@
-"""Priors: modules that return p(z), called with `encode` and, in a conditional model, with the context."""
+"""Priors: modules that return p(z) when called with `encode` and, in a conditional model, the context."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from vae_lab.checks import checked
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(0, I) with `latent_dim` dimensions."""
+    """Standard normal prior p(z) = N(0, I) with `latent_dim` dimensions."""
 
     loc: Tensor
     scale: Tensor
@@ -19,7 +19,7 @@ class StandardNormal(nn.Module):
     @checked
     def __init__(self, latent_dim: PositiveInt) -> None:
         super().__init__()
-        # buffers, so that they follow the module's device and dtype; constants, so not saved in checkpoints
+        # buffers follow the module's device and dtype; these are constant, so checkpoints do not contain them
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 

@@ -1,4 +1,4 @@
-"""Write the report of a run, `report.html`, again: `python -m vae_lab.report run=outputs/vae/…`."""
+"""Regenerate the report of a run, `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,14 +9,14 @@ from vae_lab.cli.launch import launch
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
-    """Write a report as the command line does, and return its path.
+    """Regenerate the report of a run, as `vae-lab-report` does, and return its path.
 
     Args:
-        overrides: as on the command line, such as `["run=outputs/vae/…"]`.
+        overrides: command-line overrides, such as `["run=outputs/vae/…"]`.
 
     Raises:
         ConfigError: if a key is unknown or a value is invalid.
-        DataError: if the directory is not a run directory, or a file in it is corrupt.
+        DataError: if the directory is not a run directory or contains a corrupt file.
     """
     config, _ = compose("report", overrides)
     from vae_lab.commands.report import run  # slow to import, and not needed for --help

@@ -1,4 +1,4 @@
-"""The interface between figures and a model: posteriors, reconstructions and samples, without effects on training."""
+"""Interface between figures and a model: posteriors, reconstructions and samples, without side effects on training."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ CHUNK = 500  # images or latents per pass through the model
 
 
 class Data(Protocol):
-    """The data that a view needs: the test images, with the binarization and noise of the test."""
+    """The data that a view needs: the test images, with the binarization and noise used in testing."""
 
     shape: tuple[int, ...]
     noise: nn.Module
@@ -31,23 +31,23 @@ class Data(Protocol):
 
     @property
     def test_label(self) -> Tensor:
-        """Class of each test image (N,); reads the images on first use."""
+        """Class of each test image (N,). The images are read on first use."""
 
     def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
         """Return the test images at the given indices (M,)."""
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and the images of each batch of the test, with the noise of the test."""
+        """Yield the indices and images of each test batch, with the noise used in testing."""
 
 
 class Codes(NamedTuple):
     """Posteriors of N images, on the CPU.
 
     Attributes:
-        mean: posterior means (N, D), or the result of `center` for a posterior without a mean in closed form.
-        std: standard deviations (N, D); None for a point posterior or without a closed form.
-        kl: KL to the prior in nats (N, D); None for a point posterior, or if the KL does not factorise or has no closed
-            form. For a hierarchical VAE, only `View.codes` sets it, estimated from one sample.
+        mean: posterior means (N, D), or the result of `center` for a posterior whose mean has no closed form.
+        std: standard deviations (N, D); None for a point posterior or if they have no closed form.
+        kl: KL(q‖p(z)) in nats (N, D); None for a point posterior, or if the KL does not factorise or has no closed
+            form. For a hierarchical VAE, only `View.codes` sets `kl`, which it estimates from one sample.
         label: class of each image (N,).
         context: context of a conditional model (N, ...); None for other models.
     """
@@ -60,12 +60,12 @@ class Codes(NamedTuple):
 
 
 class History(NamedTuple):
-    """The metrics of all epochs of a run.
+    """The metrics for all epochs of a run.
 
     Attributes:
-        rows: metrics of each epoch by name.
-        kl: KL of each latent dimension (epochs, D) in nats, by stochastic layer and split. A single layer has an empty
-            name.
+        rows: metrics for each epoch, by name.
+        kl: KL for each latent dimension (epochs, D) in nats, by stochastic layer and split. The name of a single layer
+            is empty.
     """
 
     rows: Sequence[Mapping[str, float]]
@@ -73,7 +73,7 @@ class History(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """The squared error of each test image (N,), its class (N,), and the mean error of each class."""
+    """The squared error (N,) and class (N,) of each test image, and the mean error for each class."""
 
     error: Tensor
     label: Tensor
@@ -82,13 +82,13 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A model after a given epoch, with the data that figures evaluate it on.
+    """A model after a given epoch, and the data on which figures evaluate it.
 
     Args:
         vae: the model.
-        data: the data. Figures use the test split, which is read on first use.
+        data: data with the test split that figures use; the split is read on first use.
         epoch: number of epochs for which the model has been trained.
-        history: returns the metrics of the epochs; None if there are none.
+        history: function that returns the metrics for all epochs; None if there are no metrics.
     """
 
     vae: BaseVAE
@@ -123,7 +123,7 @@ class View:
 
     @property
     def where(self) -> str:
-        """The plural of `center`."""
+        """Plural of `center`."""
         return f"{self.center}s"
 
     @property
@@ -147,7 +147,7 @@ class View:
 
     @cached_property
     def errors(self) -> Errors:
-        """Squared error of the mean reconstruction of each test image, in the order of the split."""
+        """Squared error of the mean reconstruction for each test image, in the order of the split."""
         found = []
         with self.undisturbed(0):
             for _, batch in self.data.test_batches(self.device, self.dtype):
@@ -158,7 +158,7 @@ class View:
 
     @property
     def has_standard_prior(self) -> bool:
-        """Whether the prior is N(0, I); in a conditional model, for the context of every class."""
+        """Whether the prior is N(0, I); for a conditional model, whether it is N(0, I) for every class."""
         p = self.vae.latent_prior(self.context(self.label.unique().tolist()))
         if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
             return False
@@ -182,13 +182,13 @@ class View:
 
     @property
     def blank(self) -> Batch:
-        """A black image of the first class, used to inspect the model without reading data."""
+        """A batch with one black image of the first class, used to inspect the model without reading data."""
         pixels = torch.zeros(1, *self.data.shape, device=self.device, dtype=self.dtype)
         return Batch(pixels, pixels, torch.zeros(1, dtype=torch.long, device=self.device))
 
     @contextmanager
     def undisturbed(self, seed: int) -> Iterator[None]:
-        """Evaluate the model without gradients and with a seed, then restore its modes and the random state."""
+        """Disable gradients, set evaluation mode and a seed, and restore module modes and random state on exit."""
         modes = [(module, module.training) for module in self.vae.modules()]
         device = self.device
         where = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
@@ -208,7 +208,7 @@ class View:
         Raises:
             DataError: if the images are missing or corrupt.
         """
-        _ = self.label  # the names are known once the data are read
+        _ = self.label  # the names are known only after the data are read
         return self.data.class_names
 
     def names(self, indices: Tensor) -> list[str]:
@@ -216,14 +216,14 @@ class View:
         return [self.class_names[label] for label in self.label[indices].tolist()]
 
     def chosen(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
-        """Return the indices of up to `count` test images, taken from each class in turn; the same in every epoch.
+        """Return the indices of up to `count` test images, taken from each class in turn and identical in every epoch.
 
         Args:
             count: maximum number of images.
             labels: classes to choose from, in this order; None for all.
 
         Raises:
-            ValueError: if the test split has no image of these classes.
+            ValueError: if the test split has no images of these classes.
         """
         label, names = self.label, self.class_names
         classes = range(len(names)) if labels is None else list(dict.fromkeys(labels))
@@ -235,7 +235,7 @@ class View:
         return torch.tensor(found)
 
     def numbers(self, labels: Sequence[int | str]) -> list[int]:
-        """Return the numbers of classes given by number or by name.
+        """Return the class numbers for classes given by number or name.
 
         Raises:
             ValueError: if a class does not exist.
@@ -257,7 +257,7 @@ class View:
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Codes:
-        """Return the posteriors of a batch."""
+        """Return the posteriors for a batch."""
         context = self.vae.context(batch)
         q = self.vae.encode(batch.input, context)
         prior = self.vae.latent_prior(context) if self.has_density else None
@@ -273,15 +273,15 @@ class View:
         return Codes(mean, std, kl, batch.label.cpu(), None if context is None else context.cpu())
 
     def reconstruct(self, batch: Batch) -> Tensor:
-        """Return the mean reconstruction (B, C, H, W) of a batch at the posterior's `center`, on the model's device."""
+        """Return mean reconstructions (B, C, H, W) of a batch at the posterior's `center`, on the model's device."""
         context = self.vae.context(batch)
         return self.vae.reconstruct(self.vae.encode(batch.input, context), context).mean
 
     def context(self, labels: Sequence[int]) -> Tensor | None:
-        """Return the context (N, ...) of the first test image of each class in `labels`; None if the model has none.
+        """Return the context (N, ...) of the first test image of each class in `labels`; None if there is no context.
 
         Raises:
-            ValueError: if a class has no test image.
+            ValueError: if a class has no test images.
         """
         if not self.is_conditional:
             return None
@@ -292,7 +292,7 @@ class View:
 
     @torch.no_grad()
     def codes(self, count: int) -> Codes:
-        """Return the posteriors of up to `count` test images, evenly spaced over the split."""
+        """Return the posteriors for up to `count` test images, evenly spaced over the split."""
         size = len(self.label)
         spread = torch.arange(size) if count >= size else torch.linspace(0, size - 1, count).round().long()
         parts = []
@@ -300,18 +300,18 @@ class View:
             batch = self.batch(indices)
             codes = self.encode(batch)
             if self.is_hierarchy and self.has_density:
-                layer = next(self.vae.draw(batch).layers())  # (1, B, D) where it factorises
+                layer = next(self.vae.draw(batch).layers())  # (1, B, D) if it factorises
                 codes = codes._replace(kl=layer[0].float().cpu() if layer.dim() == 3 else None)
             parts.append(codes)
         return Codes._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
 
     @torch.no_grad()
     def decode(self, z: Tensor, context: Tensor | None = None, sampled: bool = False) -> Tensor:
-        """Return the images (..., C, H, W) of latents (..., D) on the CPU: the mean of p(x|z), or one sample of it.
+        """Return images (..., C, H, W) for latents (..., D), on the CPU: the mean of p(x|z), or one sample from it.
 
         Args:
             z: latents.
-            context: context of a conditional model, (N, ...) for N latents in their order, or (1, ...) for all of them.
+            context: context of a conditional model: (N, ...) for N latents, or (1, ...) shared by all latents.
             sampled: whether to return a sample instead of the mean.
         """
         images, flat = [], z.reshape(-1, z.shape[-1])
@@ -326,5 +326,5 @@ class View:
         return every.view(*z.shape[:-1], *every.shape[1:])
 
     def prior_sample(self, count: int, context: Tensor | None = None) -> Tensor:
-        """Return latents (count, D) from the prior; a conditional model needs contexts (count, ...)."""
+        """Return latents (count, D) sampled from the prior. A conditional model requires contexts (count, ...)."""
         return self.vae.sample_prior(count, None if context is None else context.to(self.device)).float().cpu()

@@ -1,4 +1,4 @@
-"""Charts: points in the latent plane, and metrics over the epochs."""
+"""Charts of points in the latent plane and of metrics over the epochs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_lab.figures.page import INK, PAPER, TRAINING, VALIDATION, Title, add_axes, canvas, class_colors, titled
 from vae_lab.metrics import KL_OF_LAYER, USUAL
 
-MOST_NAMED = 40  # classes that fit into a legend
+MOST_NAMED = 40  # maximum number of classes in a legend
 
 
 def points(
@@ -26,14 +26,14 @@ def points(
     axes_names: tuple[str, str] = ("", ""),
     circles: bool = False,
 ) -> Figure:
-    """Draw labelled points, with the name of each class at its median.
+    """Draw labelled points, with the name of each class at the median of its points.
 
     Args:
         places: coordinates of the points (N, 2).
         label: class of each point (N,).
         names: names of the classes.
         title: title of the figure.
-        axes_names: labels of the horizontal and the vertical axis; without labels, the axes have no ticks.
+        axes_names: labels of the horizontal and vertical axes; without labels, the axes have no ticks.
         circles: whether to draw circles at 1, 2 and 3 σ of a standard normal prior.
     """
     side = 640
@@ -89,9 +89,9 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     """Draw training and validation metrics over the epochs; the objective's own terms come last.
 
     Args:
-        rows: `epoch` and the metrics of each epoch: `train/loss`, `val/elbo`, …
-        kl: KL of each latent dimension (epochs, D), by stochastic layer and then by `training` and `validation`; NaN if
-            missing. A single layer has an empty name.
+        rows: `epoch` and the metrics for each epoch: `train/loss`, `val/elbo`, …
+        kl: KL for each latent dimension (epochs, D), by stochastic layer and then by `training` and `validation`; NaN
+            if missing. The name of a single layer is empty.
         title: title of the figure.
     """
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood (nats)"}
@@ -102,7 +102,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     own = [name for name in terms if name not in (*USUAL, *heats)]
     lines: list[list[Any]] = [
         [name for name in kinds if name in terms and name not in heats],
-        # all panels of the KL in one column
+        # one row of panels for the KL of each stochastic layer
         *([*([name] if name in terms else []), *of_layer] for name, of_layer in heats.items()),
         *(own[start : start + 4] for start in range(0, len(own), 4)),
     ]
@@ -128,7 +128,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
 
 
 def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> None:
-    """Draw a metric in training and validation; mark the lowest KL if the KL fell and rose again."""
+    """Draw a metric for training and validation; mark the minimum of the KL if the KL fell and then rose."""
     for stage, words, color in (("train", "training", TRAINING), ("val", "validation", VALIDATION)):
         found = [(row["epoch"], value) for row in rows for value in _of(row, f"{stage}/{name}")]
         if not found:
@@ -145,8 +145,8 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
-    """Draw the KL of each latent dimension of a layer over the epochs; all splits have the same order and colours."""
-    final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may have no validation
+    """Draw the KL for each latent dimension in a layer over the epochs; all splits share one order and colour scale."""
+    final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may lack validation metrics
     order = final[-1].argsort(descending=True)
     every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
     limits = {"vmin": min(0.0, float(every.min())), "vmax": max(0.0, float(every.max()))}  # an estimate may be negative
@@ -160,22 +160,22 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
     if dimensions <= 20:
         axes.set_yticks(range(dimensions), [f"z{number}" for number in order.tolist()])
     else:
-        axes.set_ylabel("latent dimensions by KL", size=8)
+        axes.set_ylabel("latent dimensions, sorted by KL", size=8)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     assert axes.figure is not None
     axes.figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=7)
 
 
 def _of(row: Mapping[str, float], name: str) -> list[float]:
-    """Return the value of a normalised or unnormalised metric as a list; empty if the row does not contain it."""
+    """Return the value of a metric, normalised or not, in a list, which is empty if the row does not contain it."""
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
 
 
 def _layer_name(layer: str) -> str:
-    """Return the name of a stochastic layer for titles: `layer 1` for `layer1`."""
+    """Return the name of a stochastic layer for use in titles: `layer 1` for `layer1`."""
     return layer.replace("layer", "layer ")
 
 
 def _term(name: str) -> str:
-    """Return the term of a metric, without its split: `kl` for `val/kl`."""
+    """Return the name of a metric's term, without the split: `kl` for `val/kl`."""
     return name.partition("/")[2].removesuffix("_unnormalised")

@@ -1,4 +1,4 @@
-"""Base classes of the figures."""
+"""Base classes for figures."""
 
 import re
 from abc import ABC, abstractmethod
@@ -16,25 +16,25 @@ Labels = Annotated[Sequence[int | str], MinLen(1)]  # classes, by number or by n
 
 
 class Figure(BaseModel, ABC):
-    """Base class of the figures; a subclass defines `name` and the method `figure`.
+    """Base class for figures. Subclasses define `name` and the `figure` method.
 
     Args:
-        name: name of the figure's directory in a run directory.
-        every_n_epochs: interval in epochs between two figures of a training; the last epoch is always drawn. None for
-            only the last epoch.
-        epochs: the epochs to draw, instead of an interval.
-        optional: whether training omits the figure if it does not apply to the model; otherwise it is an error.
-        seed: seed of the figure's random numbers. It is the same in every epoch, so that figures are comparable.
+        name: name of the figure's directory in the run directory.
+        every_n_epochs: interval, in epochs, between figures during training. The figure is always drawn after the last
+            epoch; None draws it only then.
+        epochs: epochs after which to draw the figure, instead of an interval.
+        optional: whether to omit the figure if it does not apply to the model; otherwise, this is an error.
+        seed: seed for the figure's random numbers. It is the same in every epoch, so that figures are comparable.
 
     Raises:
-        ValueError: for an unknown option or an invalid value.
+        ValueError: if an option is unknown or a value is invalid.
     """
 
     model_config = ConfigDict(**STRICT, frozen=True)
 
     look_for: ClassVar[str] = ""  # how to judge the figure, shown in the report
     quiet: ClassVar[bool] = False  # whether to omit the figure without a message
-    after_test: ClassVar[bool] = False  # whether to draw the figure after the test instead of the last epoch
+    after_test: ClassVar[bool] = False  # whether to draw it after testing instead of after the last epoch
 
     name: str
     every_n_epochs: PositiveInt | None = None
@@ -50,24 +50,24 @@ class Figure(BaseModel, ABC):
         return name
 
     def draw(self, view: View) -> Drawn:
-        """Return the figure; the state of the model and of the random generators does not change."""
+        """Return the figure without changing the state of the model or of the random number generators."""
         with view.undisturbed(self.seed):
             return self.figure(view)
 
     @abstractmethod
     def figure(self, view: View) -> Drawn:
-        """Return the figure; called with the model in evaluation mode and the random generators seeded."""
+        """Return the figure. The model is in evaluation mode, and the random number generators are seeded."""
 
     def options(self, view: View) -> set[str]:
         """Return the names of the options that apply to a model."""
         return set(type(self).model_fields)
 
     def refuses(self, view: View) -> str | None:
-        """Return why the figure does not apply to a model, or None if it does; reads no data."""
+        """Return why the figure does not apply to the model, or None if it applies. This does not read any data."""
         return None
 
     def check(self, view: View) -> None:
-        """Check that the classes in `labels` exist, which reads the data.
+        """Check that the classes in `labels` exist. This reads the data.
 
         Raises:
             ValueError: if a class does not exist.
@@ -75,22 +75,22 @@ class Figure(BaseModel, ABC):
         view.numbers(getattr(self, "labels", None) or [])
 
     def is_due(self, epoch: int, last: bool) -> bool:
-        """Return whether the figure is drawn after an epoch, counted from 1."""
+        """Return whether to draw the figure after an epoch, counted from 1."""
         if self.epochs is not None:
             return epoch in self.epochs
         ends = last and not self.after_test
         return ends or (self.every_n_epochs is not None and epoch % self.every_n_epochs == 0)
 
     def changed(self, **options: object) -> Self:
-        """Return a copy of the figure with some options changed and checked."""
+        """Return a copy of the figure with some options changed. The new values are checked."""
         return type(self)(**{**dict(self), **options})
 
 
 class Grid(Figure, ABC):
-    """Base class of figures that contain images.
+    """Base class for figures that contain images.
 
     Args:
-        scale: side in figure pixels of each image pixel; None for a readable size.
+        scale: side length of each image pixel, in figure pixels; None for a readable size.
     """
 
     scale: PositiveInt | None = None

@@ -1,4 +1,4 @@
-"""Grids of images, in which each image pixel is `scale` × `scale` figure pixels."""
+"""Image grids in which each image pixel covers `scale` × `scale` figure pixels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,17 +27,17 @@ from vae_lab.figures.page import (
 
 GAP = 2  # pixels between two images
 GUTTER = 20  # pixels between two grids
-TILE = 56  # approximate side of an image in pixels without a given scale
+TILE = 56  # approximate side length of an image in pixels if no scale is given
 
 
 class Panel(NamedTuple):
     """A grid of images with a title and labels.
 
     Attributes:
-        images: R rows of C images with values in [0, 1] (R, C, channels, H, W), 1 or 3 channels; NaN is white.
+        images: R rows of C images (R, C, channels, H, W) with 1 or 3 channels and values in [0, 1]; NaN is white.
         title: title above the grid.
-        rows: R row labels, or none.
-        columns: C column labels, or none.
+        rows: R row labels; empty for no labels.
+        columns: C column labels; empty for no labels.
     """
 
     images: Tensor
@@ -47,17 +47,17 @@ class Panel(NamedTuple):
 
 
 def default_scale(height: int, width: int) -> int:
-    """Return the side in figure pixels of each image pixel at which images are about `TILE` pixels wide or high."""
+    """Return the scale at which the longer side of an image is about `TILE` figure pixels."""
     return max(1, round(TILE / max(height, width)))
 
 
 def tiles(images: Tensor, scale: int = 1, gap: int = GAP) -> np.ndarray:
-    """Return a grid of enlarged images on white as one image (height, width, 3), uint8.
+    """Return a grid of enlarged images on a white background as a single uint8 image (height, width, 3).
 
     Args:
-        images: values (R, C, channels, H, W), clipped to [0, 1]; NaN is white.
-        scale: side in figure pixels of each image pixel.
-        gap: pixels between two images.
+        images: pixel values (R, C, channels, H, W), clipped to [0, 1]; NaN is white.
+        scale: side length of each image pixel, in figure pixels.
+        gap: number of pixels between two images.
 
     Raises:
         ValueError: if the images do not have 1 or 3 channels.
@@ -78,11 +78,11 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
     """Draw grids of images.
 
     Args:
-        panels: grids, whose images have the same shape.
+        panels: grids to draw; all images must have the same shape.
         title: title of the figure.
-        scale: side in figure pixels of each image pixel; None for a readable size.
-        gap: pixels between two images.
-        across: number of grids next to each other.
+        scale: side length of each image pixel, in figure pixels; None for a readable size.
+        gap: number of pixels between two images.
+        across: number of grids in each row.
     """
     *_, height, width = panels[0].images.shape
     scale = scale or default_scale(height, width)
@@ -106,7 +106,10 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
 
 
 def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -> int:
-    """Add the labels of a panel to its grid, whose images have a size in pixels; return their height above the grid."""
+    """Add the labels of a panel to its grid, and return their height above the grid in pixels.
+
+    `height` and `width` are the size of each image in pixels.
+    """
     if panel.rows:
         axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(panel.rows))], panel.rows)
     if panel.columns:
@@ -135,16 +138,16 @@ def latent_bars(
     title: Title,
     scale: int | None = None,
 ) -> Figure:
-    """Draw each image, its posterior mean and σ as bars, and its reconstruction.
+    """Draw each image, bars for its posterior mean and σ, and its reconstruction.
 
     Args:
         images: inputs of the encoder (N, C, H, W).
         mean: posterior means (N, D).
         std: posterior standard deviations (N, D); None if they do not exist.
         reconstructions: mean reconstructions (N, C, H, W).
-        center: name of `mean`, the label of the bars.
+        center: name of the values in `mean`, used to label the bars.
         title: title of the figure.
-        scale: side in figure pixels of each image pixel; None for a readable size.
+        scale: side length of each image pixel, in figure pixels; None for a readable size.
     """
     count, _, height, width = images.shape
     scale = scale or 2 * default_scale(height, width)
@@ -174,15 +177,15 @@ def latent_bars(
 def class_mse(
     mse: Tensor, images: Tensor, names: Sequence[str], examples: Panel | None, title: Title, scale: int | None = None
 ) -> Figure:
-    """Draw the mean squared error of each class as a bar above its best and worst images.
+    """Draw the mean squared error of each class as a bar above the best and worst images of the class.
 
     Args:
         mse: mean squared error of each class (C,), NaN for a class without images.
-        images: number of images of each class (C,).
+        images: number of images in each class (C,).
         names: names of the classes.
         examples: a column of images for each class; None for no images.
         title: title of the figure.
-        scale: side in figure pixels of each image pixel; None for a readable size.
+        scale: side length of each image pixel, in figure pixels; None for a readable size.
     """
     count, high = len(names), 200
     tile = max(14, min(TILE, 1400 // count))
@@ -199,7 +202,7 @@ def class_mse(
     top, mean = max(heights) * 1.15 or 1.0, float(mse.nanmean())
     look: dict[str, Any] = {"size": 7, "ha": "center", "va": "bottom", "bbox": PAPER, "zorder": 5}
     for middle, value, number in zip(middles, mse.tolist(), images.tolist(), strict=True):
-        if tile >= 30:  # the width of the label
+        if tile >= 30:  # the width of a label
             words, place = ("n/a", 0) if number == 0 else (f"{value:.4f}", value)
             axes.annotate(words, (middle, place), (0, 2), textcoords="offset points", **look)
     axes.axhline(mean, color=INK, linewidth=1, linestyle="--")

@@ -1,4 +1,4 @@
-"""Figures of images: reconstructions, samples and paths through the latent space."""
+"""Figures that contain images: reconstructions, samples and paths through the latent space."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -19,14 +19,14 @@ from vae_lab.view import View
 
 Side = Annotated[int, Field(ge=1, le=100)]  # images per side of a square figure
 Pair = Annotated[Labels, Field(min_length=2, max_length=2)]
-CONTEXT = "The context c of each class is that of its first test image."
+CONTEXT = "The context c for each class is that of its first test image."
 
 
 class OfClasses(Grid):
-    """Base class of figures that show each class of a conditional model.
+    """Base class for figures that show each class of a conditional model.
 
     Args:
-        labels: classes of a conditional model, None for all; each has the context of its first test image.
+        labels: classes to show for a conditional model; None for all. Each has the context of its first test image.
     """
 
     labels: Labels | None = None
@@ -47,19 +47,20 @@ class OfClasses(Grid):
 
 
 class Reconstructions(Grid):
-    """Test images, their reconstruction E[x|z] at the posterior mean, and one sample x ~ p(x|z) with z ~ q(z|x).
+    """Test images, each with its reconstruction E[x|z] at the posterior mean and one sample x ~ p(x|z) with z ~ q(z|x).
 
     The input of the encoder is also shown if it differs from the target.
 
     Args:
         n: number of images, taken from each class in turn.
-        columns: number of images in a row.
-        labels: classes to show, None for all.
+        columns: number of images in each row.
+        labels: classes to show; None for all.
     """
 
     look_for: ClassVar[str] = (
         "The mean should be a slightly blurred copy of the target; missing details are not encoded in z. If the sample "
-        "is noisier than the target, the likelihood's σ is too large, or its independent pixels do not fit the data."
+        "is noisier than the target, the likelihood's σ is too large, or its assumption of independent pixels does not "
+        "fit the data."
     )
     name: str = "reconstructions"
     n: PositiveInt = 20
@@ -90,7 +91,7 @@ class Reconstructions(Grid):
 
 
 class Denoising(Grid):
-    """Test images, the same images with the noise of the training, and the mean reconstruction of the noisy images.
+    """Test images, the same images with the training noise, and the mean reconstructions of the noisy images.
 
     Args:
         n: number of images, taken from each class in turn.
@@ -128,18 +129,18 @@ class Denoising(Grid):
 
 
 class Samples(OfClasses):
-    """Images of z from the prior: the mean of p(x|z), and next to it a sample with the same z.
+    """Images decoded from z ~ p(z): the mean of p(x|z), next to a sample x ~ p(x|z) with the same z.
 
     For a conditional model, each class has its own rows.
 
     Args:
-        n: number of images, arranged in a square, at most 10,000. A conditional model has an equal number for each
-            class, at least one.
+        n: number of images, arranged in a square, at most 10,000. For a conditional model, each class has an equal
+            number of images, at least one.
     """
 
     look_for: ClassVar[str] = (
-        "The samples should look like the data and vary as much. If they are worse than the reconstructions, the prior "
-        "covers regions to which no image is encoded."
+        "The samples should look like the data and be as varied. If they are worse than the reconstructions, the prior "
+        "covers regions in which no image is encoded."
     )
     name: str = "samples"
     n: Annotated[int, Field(ge=1, le=10_000)] = 64
@@ -167,20 +168,20 @@ class Samples(OfClasses):
 
 
 class Manifold(OfClasses):
-    """Images of a grid over two latent dimensions; the others are 0. See Kingma & Welling, arXiv 1312.6114, Figure 4.
+    """Images decoded from a grid over two latent dimensions, with the others at 0 (arXiv 1312.6114, Figure 4).
 
-    A conditional model has a grid with half as many steps for each class.
+    For a conditional model, each class has its own grid, with half as many steps in each direction.
 
     Args:
         n: number of steps in each direction, at most 100.
-        reach: the grid is evenly spaced from -reach to reach; None for quantiles of a standard normal.
-        quantiles: first and last quantile.
+        reach: the grid is evenly spaced from -reach to reach; None for quantiles of N(0, 1).
+        quantiles: probabilities of the first and last quantiles.
         dimensions: the two latent dimensions.
     """
 
     look_for: ClassVar[str] = (
-        "Neighbouring images should change smoothly, and every class should have a region. With more than two latent "
-        "dimensions, the figure shows only one of many planes."
+        "The images should change smoothly across the grid, and every class should have its own region. With more than "
+        "two latent dimensions, the figure shows only one of many planes."
     )
     name: str = "manifold"
     n: Side = 20
@@ -209,7 +210,7 @@ class Manifold(OfClasses):
         if self.reach is None:
             values, spacing = latents.quantiles(steps, *self.quantiles), "at evenly spaced quantiles of N(0, 1)"
         else:
-            values, spacing = torch.linspace(-self.reach, self.reach, steps), "in even steps"
+            values, spacing = torch.linspace(-self.reach, self.reach, steps), "in equal steps"
         across, up = self.dimensions
         others = " The other dimensions are 0." if view.latent_dim > 2 else ""
         caption = (
@@ -225,16 +226,16 @@ class Manifold(OfClasses):
 
 
 class Interpolation(Grid):
-    """Interpolation between two test images, along a straight line and along a great circle of the latent space.
+    """Interpolation between two test images, along a straight line and along a great circle in the latent space.
 
     Args:
-        labels: classes of the two images, None for the first and the last class.
-        steps: number of images on each path, end points included, at least 2.
+        labels: classes of the two images; None for the first and last classes.
+        steps: number of images on each path, including the endpoints; at least 2.
     """
 
     look_for: ClassVar[str] = (
-        "Every step should look like a real image. If the steps are only a cross-fade of the two images, the decoder "
-        "has learned nothing between them."
+        "Every step should look like a real image. If the path is only a cross-fade between the two images, the "
+        "decoder has learned nothing about the region between them."
     )
     name: str = "interpolation"
     labels: Pair | None = None
@@ -244,10 +245,10 @@ class Interpolation(Grid):
         (first, last), images, names, context = ends(view, self.labels)
         paths = {"linear": latents.linear(first, last, self.steps)}
         circle = latents.spherical(first, last, self.steps)
-        if not torch.equal(circle, paths["linear"]):  # equal in one dimension
+        if not torch.equal(circle, paths["linear"]):  # equal if there is only one dimension
             paths["spherical"] = circle
         z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
-        if context is not None and len(context) > 1:  # each path with the context of each end
+        if context is not None and len(context) > 1:  # each path is drawn with the context of each end
             z, rows = z.repeat(2, 1, 1), [f"{path}, c of {name}" for name in names for path in paths]
             context = context.repeat_interleave(len(paths) * self.steps, 0)
         decoded = view.decode(z, context)  # (rows, steps, C, H, W)
@@ -258,7 +259,7 @@ class Interpolation(Grid):
         caption = (
             f"The outer columns are two test images. The others are {view.mean} on paths between their {view.where}."
         )
-        caption += " Each row has the context c of one of the two images." if len(rows) > len(paths) else ""
+        caption += " Each row uses the context c of one of the two images." if len(rows) > len(paths) else ""
         return grids([panel], Title(f"Interpolation from {names[0]} to {names[1]}", view.name, caption), self.scale)
 
 
@@ -266,12 +267,13 @@ class Transition(Grid):
     """Linear interpolation between two test images in many small steps, arranged in a square.
 
     Args:
-        labels: classes of the two images, None for the first and the last class.
-        n: number of rows and of images in each row, at most 100.
+        labels: classes of the two images; None for the first and last classes.
+        n: number of rows and columns, at most 100.
     """
 
     look_for: ClassVar[str] = (
-        "Where does one class end and the other begin? As in interpolation, every step should look like a real image."
+        "Where does one class end and the other begin? As in the interpolation figure, every step should look like a "
+        "real image."
     )
     name: str = "transition"
     labels: Pair | None = None
@@ -280,31 +282,31 @@ class Transition(Grid):
     def figure(self, view: View) -> Drawn:
         (first, last), _, names, context = ends(view, self.labels)
         z = latents.linear(first, last, self.n**2).view(self.n, self.n, -1)
-        caption = f"Each image is {view.mean}, in even steps on the line between the {view.where} of two test images."
+        caption = f"The images are {view.mean} at equal steps on the line between the {view.where} of two test images."
         if context is not None and len(context) > 1:
             context = context[(2 * torch.arange(self.n**2) >= self.n**2).long()]
-            caption += " The first half has the context c of the first image, the second half that of the second."
+            caption += " The first half uses the context c of the first image, and the second half that of the second."
         what = f"Transition from {names[0]} to {names[1]} in {self.n**2} steps"
         return grids([Panel(view.decode(z, context))], Title(what, view.name, caption), self.scale)
 
 
 class Traversals(Grid):
-    """Traversals of each latent dimension from -reach to reach, with the others fixed at those of a test image.
+    """Traversals of each latent dimension from -reach to reach, with the others fixed at their values for a test image.
 
-    The dimensions are sorted by activity, which is the mean KL of the posterior to the prior over test images. If the
-    KL is not available, as for an autoencoder, it is the variance of the posterior means.
+    The dimensions are sorted by activity: the mean KL(q‖p(z)) over test images or, if the KL is not available, as for
+    an autoencoder, the variance of the posterior means.
 
     Args:
         n: maximum number of dimensions; None for all.
         steps: number of images for each dimension.
-        reach: bound of the traversed values, in units of σ of a standard normal prior.
-        label: class of the test image, None for the first class.
+        reach: bound on the traversed values, in units of σ of a standard normal prior.
+        label: class of the test image; None for the first class.
         images: number of test images from which the activity is computed.
     """
 
     look_for: ClassVar[str] = (
-        "A row that does not change shows an unused latent dimension, whose KL or variance is close to 0. Ideally, "
-        "each other row changes one property of the image."
+        "A row that does not change indicates an unused latent dimension, whose KL or variance is close to 0. Ideally, "
+        "each of the other rows changes one property of the image."
     )
     name: str = "traversals"
     n: PositiveInt | None = 20
@@ -338,17 +340,17 @@ class Traversals(Grid):
 
 
 class ClassSamples(Grid):
-    """Images of z from a Gaussian for each class, with the average posterior mean and variance of the class.
+    """Images decoded from Gaussian samples for each class, with the average posterior mean and variance of the class.
 
     Args:
-        labels: classes to show, None for all.
-        n: number of images of each class.
+        labels: classes to show; None for all.
+        n: number of images for each class.
         images: number of test images from which the Gaussians are computed.
     """
 
     look_for: ClassVar[str] = (
-        "All images in a row should belong to its class. They vary less than the class does, because the Gaussian has "
-        "the posterior variance and not the variance of the posterior means."
+        "All images in a row should belong to its class. They vary less than the class, because the Gaussian has the "
+        "average posterior variance, which does not include the variance of the posterior means."
     )
     name: str = "class_samples"
     labels: Labels | None = None
@@ -361,7 +363,7 @@ class ClassSamples(Grid):
         return None if view.has_std else "the variance of the posterior has no closed form"
 
     def sample(self, view: View, n: int) -> tuple[Tensor, list[int]]:
-        """Return latents (C, n, D) from the Gaussian of each class, and the numbers of the classes."""
+        """Return latents (C, n, D) sampled from the Gaussian for each class, and the class numbers."""
         codes = view.codes(self.images)
         assert codes.std is not None
         classes = codes.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
@@ -372,25 +374,25 @@ class ClassSamples(Grid):
         z, classes = self.sample(view, self.n)
         rows = [view.class_names[each] for each in classes]
         caption = (
-            f"Each row has z from the Gaussian of a class. Its mean and variance are the averages of the {view.where} "
-            f"and posterior variances of the class among {min(self.images, len(view.label)):,} test images. Each "
-            f"image is {view.mean}.{' ' + CONTEXT if view.is_conditional else ''}"
+            f"In each row, z is drawn from the Gaussian for one class. Its mean and variance are the averages of the "
+            f"{view.where} and posterior variances of the class among {min(self.images, len(view.label)):,} test "
+            f"images. Each image is {view.mean}.{' ' + CONTEXT if view.is_conditional else ''}"
         )
         context = view.context([number for number in classes for _ in range(self.n)])
         images = view.decode(z, context)
-        return grids([Panel(images, "", rows)], Title("Samples of each class", view.name, caption), self.scale)
+        return grids([Panel(images, "", rows)], Title("Samples for each class", view.name, caption), self.scale)
 
 
 class Transfer(Grid):
-    """Test images decoded with the context of every class, which shows what a conditional model encodes in z.
+    """Test images, encoded and then decoded with the context of every class, to show what the model encodes in z.
 
     Args:
-        labels: classes to show; None for all, at most the first 20.
+        labels: classes to show; None for all classes, but at most the first 20.
     """
 
     quiet: ClassVar[bool] = True
     look_for: ClassVar[str] = (
-        "Each column should show one class, and each row one style, such as slant and thickness. If a row keeps the "
+        "Each column should show one class, and each row one style, such as slant or thickness. If a row keeps the "
         "class of its test image, z encodes the class and the decoder ignores the context."
     )
     name: str = "transfer"
@@ -414,9 +416,10 @@ class Transfer(Grid):
 
 
 def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
-    """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of test images of two classes.
+    """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of the two ends of a path.
 
-    Two equal contexts are returned as one (1, ...). An unconditional model has None.
+    The ends are test images of two classes. Two equal contexts are returned as a single context (1, ...). The context
+    is None for an unconditional model.
 
     Raises:
         ValueError: if a class does not exist or has too few test images.
@@ -435,7 +438,7 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
 
 
 def square(images: Tensor, columns: int | None = None) -> Tensor:
-    """Return images (N, C, H, W) as rows of `columns` images (R, S, C, H, W), by default a square; padding is white."""
+    """Return images (N, C, H, W) in rows of `columns`, by default in a square, padded with NaN: (R, S, C, H, W)."""
     columns = columns or ceil(len(images) ** 0.5)
     rows = ceil(len(images) / columns)
     blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))

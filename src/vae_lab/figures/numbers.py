@@ -1,4 +1,4 @@
-"""Figures of metrics over the epochs and of errors by class."""
+"""Figures that show metrics over the epochs and errors by class."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -14,16 +14,16 @@ from vae_lab.figures.grids import Panel, class_mse
 from vae_lab.figures.page import Title
 from vae_lab.view import View
 
-MOST_SHOWN = 25  # classes whose images fit into the figure
+MOST_SHOWN = 25  # maximum number of classes for which images are shown
 
 
 class Curves(Figure):
-    """Loss, ELBO, log-likelihood, KL, squared error and the KL of each latent dimension over the epochs."""
+    """Loss, ELBO, log-likelihood, KL, squared error and the KL for each latent dimension over the epochs."""
 
     look_for: ClassVar[str] = (
         "The curves should level off. If the validation curve gets worse while the training curve improves, the model "
-        "overfits. With dropout or noise, training can be worse than validation. The KL rises as latent dimensions "
-        "become active; if it falls to 0, the posterior has collapsed."
+        "overfits. With dropout or noise, training metrics can be worse than validation metrics. The KL rises as "
+        "latent dimensions become active; if it falls to 0, the posterior has collapsed."
     )
     name: str = "curves"
 
@@ -35,9 +35,8 @@ class Curves(Figure):
         """
         if view.history is None or not (history := view.history()).rows:
             raise ValueError("no epoch has been completed")
-        whole = replace(
-            view, epoch=int(history.rows[-1]["epoch"])
-        )  # the last epoch of the run, independent of the checkpoint
+        # the last epoch of the run, regardless of the checkpoint
+        whole = replace(view, epoch=int(history.rows[-1]["epoch"]))
         bound = " ELBO, log-likelihood and KL are at β = 1." if view.has_density else ""
         return charts.curves(
             history.rows, history.kl, Title("Curves", whole.name, f"All values are means over images.{bound}")
@@ -45,16 +44,16 @@ class Curves(Figure):
 
 
 class ClassMse(Grid):
-    """Squared error of the mean reconstruction of each class over the test split, with its best and worst images.
+    """Squared error of the mean reconstructions for each class in the test split, with the best and worst images.
 
     With more than 25 classes, the figure shows no images.
 
     Args:
-        examples: number of best and of worst images of each class.
+        examples: number of best images and of worst images to show for each class.
     """
 
     look_for: ClassVar[str] = (
-        "Which classes have a high error? The worst images show whether rare or mislabelled images cause it."
+        "Which classes have a high error? The worst images show whether rare or mislabelled images are the cause."
     )
     after_test: ClassVar[bool] = True
     name: str = "class_mse"
@@ -71,9 +70,9 @@ class ClassMse(Grid):
         return class_mse(mse, images, names, examples, Title("Error by class", view.name, caption), self.scale)
 
     def extremes(self, view: View) -> Panel:
-        """Return the images of each class with the smallest and the largest errors, and their reconstructions."""
+        """Return the images with the smallest and largest errors in each class, and their reconstructions."""
         error, label, _ = view.errors
-        wanted: dict[int, list[int]] = {}  # by class: best images by ascending, then worst by descending error
+        wanted: dict[int, list[int]] = {}  # by class: best images, then worst images, most extreme first
         for each in label.unique().tolist():
             places = (label == each).nonzero().flatten()
             ranked = places[error[places].argsort(stable=True)].tolist()
@@ -91,7 +90,7 @@ class ClassMse(Grid):
         return Panel(torch.stack(columns, 1), rows=rows)
 
     def pairs(self, view: View, places: set[int]) -> dict[int, Tensor]:
-        """Return target and reconstruction (2, C, H, W) of the test images at `places`, with the noise of the test."""
+        """Return the target and reconstruction (2, C, H, W) of each test image in `places`, with the test noise."""
         found = {}
         for indices, batch in view.data.test_batches(view.device, view.dtype):
             here = [row for row, place in enumerate(indices.tolist()) if place in places]

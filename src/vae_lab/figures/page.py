@@ -1,4 +1,4 @@
-"""The page of a figure: exact sizes in pixels, title, caption, colours and saving."""
+"""The layout of figures: exact sizes in pixels, titles, captions, colours and saving."""
 
 from pathlib import Path
 from textwrap import fill
@@ -16,14 +16,17 @@ from vae_lab.files import replacing
 
 DPI = 100
 MARGIN = 16  # pixels
-LEAST_WIDTH = 400  # pixels, the minimum for a title
+LEAST_WIDTH = 400  # pixels; leaves room for a title
 INK, GREY = "#1a1a1a", "#5f5f5f"
 PAPER = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}  # behind labels
-TRAINING, VALIDATION = "#3f90da", "#bd1f01"  # from the class colours; one is light and one is dark when printed in grey
+TRAINING, VALIDATION = "#3f90da", "#bd1f01"  # class colours; light and dark when printed in greyscale
 
 
 class Title(NamedTuple):
-    """Two title lines, which name the figure and the model with its data and epoch, and the caption."""
+    """The two lines of a title, and the caption.
+
+    The first line names the figure; the second names the model, the data and the epoch.
+    """
 
     what: str
     model: str = ""
@@ -31,9 +34,9 @@ class Title(NamedTuple):
 
 
 def class_colors(count: int) -> list[Any]:
-    """Return a colour for each class: up to ten from Petroff (arXiv 2107.02270), more from a colour map.
+    """Return a colour for each class: from Petroff (arXiv 2107.02270) for up to ten classes, else from a colour map.
 
-    Petroff's colours can be distinguished with colour vision deficiency.
+    Petroff's colours can be distinguished by people with colour vision deficiency.
     """
     ten = matplotlib.color_sequences["petroff10"]
     if count <= len(ten):
@@ -42,14 +45,14 @@ def class_colors(count: int) -> list[Any]:
 
 
 def canvas(width: int, height: int) -> Figure:
-    """Return an empty figure with a size in pixels; `save` enlarges it to include text outside."""
+    """Return an empty figure of the given size in pixels; `save` enlarges it to include any text outside this area."""
     figure = Figure(figsize=(max(width, LEAST_WIDTH) / DPI, height / DPI), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Add axes at a position in pixels from the top left corner."""
+    """Add axes with a position and size in pixels, measured from the top-left corner."""
     axes = figure.add_axes(box(figure, left, top, width, height))
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -57,13 +60,13 @@ def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Ax
 
 
 def box(figure: Figure, left: int, top: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """Convert a position in pixels from the top left corner to matplotlib's fractions from the bottom left corner."""
+    """Convert a box in pixels from the top-left corner to matplotlib's fractions from the bottom-left corner."""
     wide, high = figure.bbox.width, figure.bbox.height
     return left / wide, 1 - (top + height) / high, width / wide, height / high
 
 
 def add_image(figure: Figure, left: int, top: int, image: np.ndarray) -> Axes:
-    """Add an image (height, width, 3) without resampling: each image pixel is one figure pixel."""
+    """Add an image (height, width, 3) without resampling: each image pixel becomes one figure pixel."""
     height, width, _ = image.shape
     axes = add_axes(figure, left, top, width, height)
     axes.imshow(image, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
@@ -74,7 +77,7 @@ def add_image(figure: Figure, left: int, top: int, image: np.ndarray) -> Axes:
 
 
 def extent(axes: Axes) -> Bbox:
-    """Return the bounding box of axes and their labels, in pixels from the bottom left corner."""
+    """Return the bounding box of axes and their labels, in pixels from the bottom-left corner."""
     place = axes.get_tightbbox()
     assert place is not None
     return place
@@ -93,7 +96,7 @@ def titled(figure: Figure, title: Title) -> Figure:
 
 
 def write(figure: Figure, x: float, y: float, words: str, room: float, **style: Any) -> Text:
-    """Add text at a position in pixels from the bottom left corner, wrapped to about `room` pixels."""
+    """Add text at a position in pixels from the bottom-left corner, wrapped to about `room` pixels."""
     place = (x / figure.bbox.width, y / figure.bbox.height)
     text = figure.text(*place, words, parse_math=False, linespacing=1.25, **{"color": INK, **style})
     width = text.get_window_extent().width
@@ -103,7 +106,7 @@ def write(figure: Figure, x: float, y: float, words: str, room: float, **style: 
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Save a figure atomically as a PNG with a margin around its contents, and create its directory."""
+    """Save a figure atomically as a PNG file with a margin around its contents; create the directory if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # whole pixels, so that images are not resampled
     corners = np.rint(figure.get_tightbbox().get_points() * DPI) + np.array([[-MARGIN], [MARGIN]])

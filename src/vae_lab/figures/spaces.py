@@ -15,9 +15,9 @@ from vae_lab.view import View
 
 
 class LatentMap(Figure):
-    """Posterior means of test images by class, projected on the first two principal axes if latent_dim > 2.
+    """Posterior means of test images, coloured by class and projected onto two principal axes if latent_dim > 2.
 
-    For a N(0, I) prior, dashed circles at 1, 2 and 3 σ surround the origin; the projection keeps them circles.
+    For an N(0, I) prior, dashed circles at 1, 2 and 3 σ surround the origin; they remain circles under the projection.
 
     Args:
         n: number of test images, at least 3.
@@ -42,9 +42,9 @@ class LatentMap(Figure):
         else:
             axes = latents.principal_axes(codes.mean)
             places = codes.mean @ axes.directions  # not centred, so that the origin remains the mean of the prior
-            first, second = (f"{100 * part:.0f} % of the variance" for part in axes.explained.tolist())
+            first, second = (f"{100 * part:.0f}% of the variance" for part in axes.explained.tolist())
             names = (f"principal axis 1, {first}", f"principal axis 2, {second}")
-        caption = f"{view.where.capitalize()} of {len(places):,} test images. The label of a class is at its median."
+        caption = f"{view.where.capitalize()} of {len(places):,} test images. Each class is labelled at its median."
         if standard:
             caption += " The dashed circles are at 1, 2 and 3 σ of the prior."
         title = Title("Latent space", view.name, caption)
@@ -52,12 +52,12 @@ class LatentMap(Figure):
 
 
 class Tsne(Figure):
-    """t-SNE of the posterior means of test images (van der Maaten & Hinton 2008), computed with scikit-learn.
+    """t-SNE of the posterior means of test images (van der Maaten & Hinton, 2008), computed with scikit-learn.
 
     Args:
         n: number of test images, at least 3.
         perplexity: effective number of neighbours of each point, at least 1.
-        iterations: number of iterations of the gradient descent, at least 250.
+        iterations: number of gradient descent iterations, at least 250.
     """
 
     look_for: ClassVar[str] = (
@@ -87,7 +87,7 @@ class Tsne(Figure):
 
 
 class LatentBars(Grid):
-    """Test images, their posterior mean and σ as bars, and their reconstruction at the posterior mean.
+    """Test images, with bars for the posterior mean and σ, and their reconstructions at the posterior mean.
 
     Args:
         n: number of images, taken from each class in turn.
@@ -95,7 +95,7 @@ class LatentBars(Grid):
 
     look_for: ClassVar[str] = (
         "Dimensions with bars away from 0 carry information about the image. With a prior, a bar at 0 with σ = 1 "
-        "equals the prior and carries none."
+        "matches the prior and carries no information."
     )
     name: str = "latent_bars"
     n: PositiveInt = 5
