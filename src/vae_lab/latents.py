@@ -106,7 +106,7 @@ def class_gaussians(mean: Tensor, std: Tensor, label: Tensor, classes: Sequence[
     for each in classes:
         chosen = label == each
         if not chosen.any():
-            raise ValueError(f"class {each} has no image among the {len(label)} encoded images")
+            raise ValueError(f"none of the {len(label)} encoded images belongs to class {each}")
         means.append(mean[chosen].mean(0))
         stds.append(std[chosen].square().mean(0).sqrt())
     return Gaussians(torch.stack(means), torch.stack(stds))
