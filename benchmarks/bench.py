@@ -1,10 +1,10 @@
-"""Measure the ordinary training against a bare PyTorch loop, in turns; `make bench` runs it.
+"""Compare the speed of `train` with that of a bare PyTorch loop, in alternating epochs; run it with `make bench`.
 
-    python benchmarks/bench.py --root data                      # all that is measured, 20 minutes
-    python benchmarks/bench.py mlp conv --root data --pairs 9   # a part of it, for longer
+    python benchmarks/bench.py --root data                      # all measurements, 20 minutes
+    python benchmarks/bench.py mlp conv --root data --pairs 9   # two measurements, with more training runs
 
-Prints what it measures and adds it to a JSON file, from which `page.py` makes docs/benchmarks.md. Without MNIST below
-the root it takes random images of the same shape.
+The script prints the results and adds them to a JSON file, from which `page.py` generates docs/benchmarks.md. If the
+root directory does not contain MNIST, random images of the same shape are used.
 """
 
 import argparse
@@ -44,15 +44,15 @@ CONV = "model=bernoulli_conv encoder=conv_pooled decoder=conv_pooled data.batch_
 
 @dataclass(frozen=True)
 class Speed:
-    """One comparison: what vae_lab is told, the ratio of seconds that it may take, and what the bare loop does.
+    """One comparison of vae_lab with the bare loop.
 
     Attributes:
-        overrides: of the command line.
-        promised: ratio.
+        overrides: overrides for vae_lab.
+        promised: largest allowed ratio of vae_lab's seconds to those of the bare loop.
         bare: options of `InTurns`.
-        part: of an epoch that is trained.
-        warm_up: epochs that do not count.
-        torchs_linear: whether to take torch's own linear layer, as is done where oneDNN is not faster.
+        part: fraction of an epoch that is trained.
+        warm_up: number of epochs at the start that are not measured.
+        torchs_linear: whether to use torch's own linear layer, as on machines where oneDNN is not faster.
     """
 
     overrides: str
@@ -76,7 +76,7 @@ SPEED = {
 
 
 def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) -> dict[str, Any]:
-    """Train `pairs` times for `epochs` epochs, each in turns with one of the bare loop's."""
+    """Train `pairs` times for `epochs` epochs, alternating with the bare loop after each epoch."""
     measured: dict[str, list[float]] = {}
     warm_up = []
     for seed in range(pairs):
@@ -116,7 +116,7 @@ def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) ->
 
 
 def start(root: Path, pairs: int) -> dict[str, Any]:
-    """Measure from the command to the first step done, against a script that imports the same and makes a Trainer."""
+    """Compare the seconds to the end of the first step with a script that only has the same imports and a Trainer."""
     script = (
         "import time, torch, torchvision, pytorch_lightning\n"
         "pytorch_lightning.Trainer(logger=False, enable_checkpointing=False)\n"
@@ -145,7 +145,7 @@ def start(root: Path, pairs: int) -> dict[str, Any]:
 
 
 def growth(_: Path, pairs: int) -> dict[str, Any]:
-    """Measure an epoch's seconds and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
+    """Measure the seconds and memory per epoch with 1, 2, 4 and 8 times the images, and memory after 200 epochs."""
     small = ["encoder.hidden=[64]", "decoder.hidden=[64]", "data.val_fraction=0"]
     images, seconds, memory = 30_000, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def growth(_: Path, pairs: int) -> dict[str, Any]:
 
 
 def parts(root: Path, _: int) -> dict[str, Any]:
-    """Measure the parts of a step in microseconds, of several ways to train by vae_lab and of the bare loop."""
+    """Measure the phases of a step in microseconds, for several configurations of vae_lab and for the bare loop."""
     found = {}
     for name, option, prepare in (
         ("ours", [], silent),
@@ -184,7 +184,7 @@ def parts(root: Path, _: int) -> dict[str, Any]:
 
 
 def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, Any]:
-    """Measure what compiling changes of a loss, and what bfloat16 changes of the test's ELBO after ten epochs."""
+    """Measure how much compilation changes a loss, and how much bfloat16 changes the test ELBO after ten epochs."""
     found: dict[str, list[float]] = {"float32": [], "bf16": []}
     for seed in range(seeds):
         for name, option in (("bf16", ["trainer.precision=bf16-mixed"]), ("float32", [])):
@@ -213,7 +213,7 @@ def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, A
 
 
 def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
-    """Measure what each figure of the default set takes of a training, and what the rest does."""
+    """Measure the seconds that each default figure adds to a training run, and the seconds without figures."""
     each: dict[str, list[float]] = {}
     shares, rest = [], []
 
@@ -226,7 +226,7 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
             yield
         seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
 
-    with patch.object(drawing, "warned", timed), silent():  # all that is done for a figure is done inside it
+    with patch.object(drawing, "warned", timed), silent():  # `warned` encloses all the work on a figure
         for seed in range(min(pairs, 3)):
             seconds: dict[str, float] = {}
             began = time.perf_counter()
@@ -244,25 +244,31 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     }
 
 
-MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}  # of (root, pairs)
+MORE = {
+    "parts": parts,
+    "start": start,
+    "growth": growth,
+    "numbers": numbers,
+    "figures": figures,
+}  # called with (root, pairs)
 
 
 def trained(overrides: list[str], root: Path) -> Any:
-    """Train on MNIST in a directory that is not kept, and return the run."""
+    """Train on MNIST in a temporary directory and return the run."""
     with tempfile.TemporaryDirectory() as folder:
         quick = ["callbacks=none", "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"]
         return train([*quick, *overrides])
 
 
 def until_printed(command: list[str]) -> float:
-    """Return the seconds from the start of a command to the time that it prints."""
+    """Run a command that prints a time, and return the seconds from its start to that time."""
     began = time.time()
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks())
     return float(ended.stdout.split()[-1]) - began
 
 
 def remembered(overrides: list[str]) -> list[list[float]]:
-    """Train in a process of its own, and return for each epoch the bytes in memory and the seconds."""
+    """Train in a separate process, and return the memory in bytes and the seconds for each epoch."""
     memory = "+callbacks.memory={_target_: in_turns.Memory}"
     command = [sys.executable, "-m", "vae_lab.train", *overrides, "print_every=1000", memory]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks()).stdout
@@ -270,20 +276,20 @@ def remembered(overrides: list[str]) -> list[list[float]]:
 
 
 def with_callbacks() -> dict[str, str]:
-    """Return the environment of a process that finds our callbacks."""
+    """Return environment variables with which a process can import the callbacks in this directory."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Print nothing: the progress bar is drawn, and nobody sees it."""
+    """Discard all output, including the progress bar."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
 @contextmanager
 def torchs_linear() -> Iterator[None]:
-    """Take torch's own linear layer, in silence."""
+    """Use torch's own linear layer, and discard all output."""
     before, onednn.FASTER = onednn.FASTER, False
     try:
         with silent():
@@ -293,7 +299,7 @@ def torchs_linear() -> Iterator[None]:
 
 
 def write_random_mnist(root: Path, images: int) -> None:
-    """Write files of MNIST's format with random images, the training's so many."""
+    """Write files in the MNIST format with random images, the given number of them for training."""
     folder, random = root / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for name, count in (("train", images), ("t10k", 10_000)):
@@ -304,7 +310,7 @@ def write_random_mnist(root: Path, images: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what it was measured on."""
+    """Return a description of the machine."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -322,13 +328,13 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Run the measurements, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *MORE])}; all by default")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of {', '.join([*SPEED, *MORE])}; all by default")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("VAE_LAB_DATA", "data")))
-    parser.add_argument("--pairs", type=int, default=5, help="trainings of each, in turns with the bare loop")
-    parser.add_argument("--epochs", type=int, default=3, help="of each training")
-    parser.add_argument("--part", type=float, default=1.0, help="of an epoch, to be done sooner")
+    parser.add_argument("--pairs", type=int, default=5, help="number of training runs per measurement")
+    parser.add_argument("--epochs", type=int, default=3, help="number of epochs per training run")
+    parser.add_argument("--part", type=float, default=1.0, help="fraction of each epoch to train, to save time")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     wanted = options.what or [*SPEED, *MORE]

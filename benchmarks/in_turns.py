@@ -1,4 +1,4 @@
-"""Callbacks that measure a training of vae_lab from inside: in turns with a bare loop, its start, its memory."""
+"""Callbacks that measure training with vae_lab: speed compared with a bare loop, start-up time and memory."""
 
 import copy
 import os
@@ -15,19 +15,19 @@ import bare
 
 
 class InTurns(Callback):
-    """Trains and validates a bare loop from the same weights after every epoch, and measures both.
+    """Alternates each epoch with an epoch of a bare loop that starts from the same weights, and measures both.
 
-    Our training is all from the first hook of an epoch to that of the next, but the validation: the steps, the curves,
-    the progress bar, the checkpoints. The bare loop's is its steps.
+    For vae_lab, everything from the first hook of one epoch to that of the next is measured, except validation: steps,
+    curves, progress bar and checkpoints. For the bare loop, only the steps are measured.
 
     Args:
-        model: class of `bare`.
-        prepare: function of `bare`.
-        bf16: whether a second bare loop runs in turns, too, with its networks under autocast to bfloat16.
+        model: name of a class in `bare`.
+        prepare: name of a function in `bare`.
+        bf16: whether to also train a second bare loop in bfloat16 with autocast.
 
     Attributes:
-        seconds: of the training at hand: `train`, `val`, `bare/train`, `bare/val` and, with `bf16`, `bare bf16/train`,
-            a list of each epoch's.
+        seconds: seconds of each epoch in the current training run: `train`, `val`, `bare/train`, `bare/val` and, with
+            `bf16`, `bare bf16/train`.
     """
 
     seconds: ClassVar[dict[str, list[float]]] = {}
@@ -55,29 +55,29 @@ class InTurns(Callback):
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the epoch before, and begin."""
+        """Record the duration of the previous epoch, and start timing."""
         now = time.perf_counter()
         if self.started:
             self.seconds["train"].append(now - self.started)
         self.started = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the last epoch."""
+        """Record the duration of the last epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pause."""
+        """Pause the timing of training."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on."""
+        """Record the duration of validation, and continue the timing of training."""
         seconds = time.perf_counter() - self.paused
         if trainer.state.fn == "fit":
             self.seconds["val"].append(seconds)
             self.started += seconds
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the bare loop have its turn."""
+        """Train and validate the bare loop."""
         started = time.perf_counter()
         self.seconds["bare/train"].append(self.bare.train())
         self.seconds["bare/val"].append(self.bare.evaluate(self.validated)["seconds"])
@@ -87,16 +87,16 @@ class InTurns(Callback):
 
 
 class Parts(Callback):
-    """Measures the parts of our step and of the bare loop's, twenty steps of each in turns.
+    """Measures the phases of a step in vae_lab and in the bare loop, alternating every twenty steps.
 
     Attributes:
-        marks: the time at which a part of a step began, and its name.
+        marks: name and start time of each phase.
     """
 
     marks: ClassVar[list[tuple[str, float]]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build the bare loop, and listen when the objective begins."""
+        """Build the bare loop, and record when the objective is called."""
         self.marks.clear()
         data: Any = trainer.datamodule
         images = data.train.image.to(pl_module.device)
@@ -113,34 +113,34 @@ class Parts(Callback):
         pl_module.objective = marked
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Give the bare loop its turn."""
+        """Train the bare loop for twenty steps before every twentieth step."""
         if batch_idx % 20 == 0:
             self.bare.train()
         self.mark("ours rest")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Begin with the backward pass."""
+        """Record the start of the backward pass."""
         self.mark("ours backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End it."""
+        """Record the end of the backward pass."""
         self.mark("ours rest")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Begin with the optimizer's step."""
+        """Record the start of the optimizer step."""
         self.mark("ours optimizer")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Begin with what is between the steps: the next batch is fetched and made ready."""
+        """Record the end of a step, after which the next batch is fetched and prepared."""
         self.mark("ours batch")
 
     def mark(self, part: str) -> None:
-        """Note that a part begins."""
+        """Record the start of a phase."""
         self.marks.append((part, time.perf_counter()))
 
     @classmethod
     def medians(cls, whose: str) -> dict[str, float]:
-        """Return the microseconds of each part of a step, medians over all steps."""
+        """Return the median duration of each phase over all steps, in microseconds."""
         steps: list[dict[str, float]] = [{}]
         for (part, began), (following, ended) in pairwise(cls.marks):
             owner, name = part.split()
@@ -152,23 +152,23 @@ class Parts(Callback):
 
 
 class FirstStep(Callback):
-    """Prints the time when the first step has been done, and ends the process there."""
+    """Prints the time at the end of the first step, and exits the process."""
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Print and end."""
+        """Print the time and exit."""
         print(time.time(), flush=True)
         os._exit(0)
 
 
 class Memory(Callback):
-    """Prints the bytes that the process has in memory after each epoch, and the epoch's seconds."""
+    """Prints the memory of the process in bytes after each epoch, and the duration of the epoch in seconds."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
+        """Start timing the epoch."""
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print."""
+        """Print the memory and the duration."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         seconds = time.perf_counter() - self.started
         print("memory", trainer.current_epoch + 1, pages * os.sysconf("SC_PAGESIZE"), seconds, flush=True)

@@ -1,9 +1,9 @@
-"""Make the pictures of docs/gallery again: run the commands of docs/experiments.md, and make small what they draw.
+"""Regenerate the images in docs/gallery: run the commands in docs/experiments.md and compress the figures.
 
     python docs/gallery.py
 
-<name>/<figure>.png becomes gallery/<name>_<figure>.webp. A training that has ended is not begun again, so this goes on
-where it was stopped.
+<name>/<figure>.png becomes gallery/<name>_<figure>.webp. Completed runs are not trained again, so the script can be
+stopped and restarted.
 """
 
 import io
@@ -18,22 +18,25 @@ from PIL import Image, ImageOps
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "experiments.md"
-MOST = 150_000  # bytes of a picture
-COVER = ("manifold.png", "latent_map.png")  # of the experiment `manifold`, side by side on top of the README
+MOST = 150_000  # largest size of an image, in bytes
+COVER = (
+    "manifold.png",
+    "latent_map.png",
+)  # figures of experiment=manifold, shown side by side at the top of the README
 BACKGROUND = "white"
 
 
 def commands(page: str) -> list[list[str]]:
-    """Return the command lines of a page, each as its arguments."""
+    """Return the commands on a page, each as a list of arguments."""
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
 def small(picture: Image.Image) -> bytes:
-    """Return a picture as WebP of at most `MOST` bytes, as good as that allows.
+    """Return an image as WebP with at most `MOST` bytes, at the highest quality that this allows.
 
     Raises:
-        ValueError: for one that is too large even at low quality.
+        ValueError: if the image is too large even at low quality.
     """
     for quality in range(90, 30, -10):
         file = io.BytesIO()
@@ -44,7 +47,7 @@ def small(picture: Image.Image) -> bytes:
 
 
 def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:
-    """Return pictures side by side, all of one height."""
+    """Return images side by side, all scaled to the same height."""
     scaled = [ImageOps.contain(picture.convert("RGB"), (10 * height, height)) for picture in pictures]
     row = Image.new("RGB", (sum(each.width for each in scaled), height), BACKGROUND)
     for number, each in enumerate(scaled):
@@ -53,7 +56,7 @@ def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:
 
 
 def main() -> None:
-    """Run every command, and write its pictures."""
+    """Run every command and write its images."""
     root, gallery = DOCS.parent, DOCS / "gallery"
     gallery.mkdir(exist_ok=True)
     for python, *arguments in commands(PAGE.read_text()):
@@ -62,7 +65,7 @@ def main() -> None:
         subprocess.run([sys.executable, *arguments], cwd=root, check=True)
         for out in [each.removeprefix("out=") for each in arguments if each.startswith("out=")]:
             for file in sorted((root / out).glob("*.png")):
-                if file.stat().st_mtime >= begun:  # of this command
+                if file.stat().st_mtime >= begun:  # written by this command
                     with Image.open(file) as picture:
                         (gallery / f"{file.parent.name}_{file.stem}.webp").write_bytes(small(picture))
             if (root / out).name == "manifold":

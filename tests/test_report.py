@@ -88,7 +88,7 @@ def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> No
     assert [row for row in page.rows if row[0] == "data" and row[1].startswith("Digits ") and row[2] == "MNIST"]
     assert "data=digits latent_dim=2" in page.text
     best = finished.module.epoch
-    assert f"The metrics are those of best.ckpt, epoch {best};" in page.text
+    assert f"The metrics are from best.ckpt, epoch {best};" in page.text
     assert ["seed", "3", "0"] in page.rows
     keys = {row[0] for row in page.rows}
     assert not {"prior.latent_dim", "callbacks.samples.every_n_epochs", "data.root", "decoder"} & keys
@@ -99,7 +99,7 @@ def test_the_page_says_what_was_trained_and_what_came_of_it(finished: Run) -> No
         )
     (revision,) = [row[1] for row in page.rows if row[0] == "revision"]
     assert revision.startswith(finished.metrics["git/revision"] or "unknown (not a git checkout)")
-    assert ("in no commit" in revision) == revision.split(" ")[0].endswith("-dirty")
+    assert ("with uncommitted changes" in revision) == revision.split(" ")[0].endswith("-dirty")
     assert ["torch", finished.metrics["version/torch"]] in page.rows
 
 
@@ -217,7 +217,7 @@ def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, 
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     (path / "metrics.json").unlink()
     page = Reader(pages.write(path))
-    assert "This run is not completed." in page.text
+    assert "This run has not completed." in page.text
     assert "After epoch 2." in page.text
     assert ["metric", "train", "val"] in page.rows
     assert ["torch", digits_run.metrics["version/torch"]] in page.rows
@@ -227,7 +227,7 @@ def test_a_training_that_has_not_ended_has_a_page_that_says_so(digits_run: Run, 
     assert not [row for row in page.rows if row[:1] == ["class"]]  # that table is of a test
     for left in ("figures", "metrics.csv"):
         shutil.rmtree(path / left) if left == "figures" else (path / left).unlink()
-    assert "no epoch is recorded" in Reader(pages.write(path)).text
+    assert "no epoch has been recorded" in Reader(pages.write(path)).text
 
 
 def test_names_are_text_and_no_markup(digits_run: Run, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_the_page_of_before_goes_when_a_run_goes_on(tmp_path: Path, monkeypatch:
     with pytest.raises(ZeroDivisionError):
         train([f"resume={run.path}", "trainer.max_epochs=2"])
     assert not (run.path / "report.html").exists()
-    assert "This run is not completed." in Reader(pages.write(run.path)).text
+    assert "This run has not completed." in Reader(pages.write(run.path)).text
 
 
 def test_a_run_that_has_ended_without_a_page_gets_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Draw figures of a completed run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
+"""Draw figures for a completed run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,14 +9,14 @@ from vae_lab.cli.launch import launch
 
 
 def generate(overrides: Sequence[str] = ()) -> list[Path]:
-    """Draw or write as the command line does, and return the paths of the new files.
+    """Draw figures or write samples, as `vae-lab-generate` does, and return the paths of the new files.
 
     Args:
         overrides: as on the command line, such as `["run=outputs/vae/…", "figure=[samples,manifold]"]`.
 
     Raises:
         ConfigError: if a value is invalid, or a figure cannot be drawn for the model.
-        DataError: if the run, its checkpoint or its data are missing or corrupt.
+        DataError: if the run, its checkpoint or its data set is missing or corrupt.
     """
     config, _ = compose("generate", overrides)
     from vae_lab.commands.generate import run  # slow to import, and not needed for --help

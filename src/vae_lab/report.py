@@ -1,4 +1,4 @@
-"""Write the report of a run, `report.html`, again: `python -m vae_lab.report run=outputs/vae/…`."""
+"""Regenerate the report of a run, `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from vae_lab.cli.launch import launch
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
-    """Write a report as the command line does, and return its path.
+    """Write a report, as `vae-lab-report` does, and return the path of the file.
 
     Args:
         overrides: as on the command line, such as `["run=outputs/vae/…"]`.

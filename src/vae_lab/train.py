@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def train(overrides: Sequence[str] = ()) -> "Run":
-    """Train as the command line does, and return the run with its metrics, module, data and path.
+    """Train a model, as `vae-lab-train` does, and return the run with its metrics, module, data and path.
 
     Args:
         overrides: as on the command line, such as `["model=ae_mlp", "latent_dim=2", "data=digits"]`.
 
     Raises:
-        ConfigError: if a value, or a combination of values, is invalid.
-        DataError: if the data, or a run to resume, are missing or corrupt.
+        ConfigError: if a value or a combination of values is invalid.
+        DataError: if the data or the run to resume is missing or corrupt.
         NonFiniteError: if the loss becomes NaN or infinite.
     """
     config, path = compose("train", overrides)
