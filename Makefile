@@ -1,4 +1,4 @@
-# Needs only python3 with venv and pip. Each target installs what it lacks and skips what is done.
+# Requires only python3 with venv and pip. Each target installs missing requirements and skips completed steps.
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
@@ -48,16 +48,16 @@ $(LOWEST)/.ready: pyproject.toml
 lowest: $(LOWEST)/.ready  ## run the tests with the lowest versions that pyproject.toml allows; use Python 3.11
 	$(LOWEST)/bin/python $(PYTEST)
 
-notebooks: $(READY)  ## run the notebooks and write them as HTML to outputs/notebooks
+notebooks: $(READY)  ## run the notebooks and write them to outputs/notebooks as HTML
 	$(BIN)/jupyter nbconvert --to html --execute --output-dir outputs/notebooks notebooks/*.ipynb
 
 docs: $(DOCS)  ## build the documentation; open site/index.html
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-gallery: $(READY)  ## train the experiments of docs/experiments.md and draw docs/gallery; takes an hour or more
+gallery: $(READY)  ## train the experiments in docs/experiments.md and regenerate docs/gallery, in an hour or more
 	$(BIN)/python docs/gallery.py
 
-bench: $(READY)  ## compare the speed with a bare PyTorch loop, in a few minutes; ROWS= for all rows, in twenty
+bench: $(READY)  ## compare speed with a bare PyTorch loop, in a few minutes; set ROWS= for all rows, in twenty
 	$(BIN)/python benchmarks/bench.py $(ROWS)
 	$(BIN)/python benchmarks/page.py
 
@@ -72,6 +72,6 @@ format: $(READY)  ## fix style with ruff
 type: $(READY)  ## check types with mypy
 	$(BIN)/mypy
 
-clean:  ## remove environments, caches and the site, but not outputs/ and data/
+clean:  ## remove environments, caches and the site, but not outputs/ or data/
 	rm -rf $(VENV) $(LOWEST) dist site .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
 	find src tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

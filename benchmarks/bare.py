@@ -1,4 +1,4 @@
-"""The baseline: VAEs trained by a bare PyTorch loop, without vae_lab, Lightning and torch.distributions."""
+"""The baseline: VAEs trained with a bare PyTorch loop that uses neither vae_lab nor torch.distributions."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Prepare = Callable[[Tensor], tuple[Tensor, Tensor]]  # maps bytes (B, 1, 28, 28) to input and target
+Prepare = Callable[[Tensor], tuple[Tensor, Tensor]]  # from uint8 images (B, 1, 28, 28) to input and target
 
 
 class MLP(nn.Module):
-    """784-500-500-2·20 and a mirrored decoder, with ReLU."""
+    """A 784-500-500-2·20 encoder and a mirrored decoder, with ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,34 +52,34 @@ class Conv(nn.Module):
 
 
 def threshold(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images with 1 for the pixels above one half, as input and target."""
+    """Set pixels brighter than one half to 1 and all others to 0."""
     x = (image > 127).float()
     return x, x
 
 
 def dynamic(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images that are 1 with the grey value as probability, as input and target."""
+    """Set each pixel to 1 with a probability equal to its grey level."""
     x = torch.bernoulli(image.float() / 255)
     return x, x
 
 
 def salt_and_pepper(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the result of `threshold`; in the input, each pixel becomes black or white with probability 0.2."""
+    """Binarize as in `threshold`, and set each input pixel to black or white with probability 0.2."""
     x = (image > 127).float()
     noise = torch.rand_like(x)
     return torch.where(noise < 0.2, (noise < 0.1).float(), x), x
 
 
 class Bare:
-    """A model with its optimizer and its training images.
+    """A model with its optimizer and training images, trained one epoch at a time.
 
     Args:
-        model: module with `encoder` and `decoder`.
-        images: training images as bytes (N, 1, 28, 28), in memory.
-        batch_size: images in a step.
-        batches: steps in an epoch; None for all images.
-        prepare: function that maps a batch to input and target.
-        bf16: whether the networks run under autocast to bfloat16.
+        model: module with the attributes `encoder` and `decoder`.
+        images: images (N, 1, 28, 28), uint8, in memory.
+        batch_size: number of images per step.
+        batches: number of steps per epoch; None for all images.
+        prepare: function that returns the input and target for a batch of images.
+        bf16: whether the networks run in bfloat16 with autocast.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Bare:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def train(self) -> float:
-        """Train for one epoch and return its seconds."""
+        """Train for one epoch and return its duration in seconds."""
         self.model.train()
         started = time.perf_counter()
         order = torch.randperm(len(self.images), device=self.images.device)
@@ -115,12 +115,12 @@ class Bare:
             self.mark("optimizer")
             self.optimizer.step()
             self.mark("rest")
-        loss.item()  # waits for the device
+        loss.item()  # waits until the device has completed all queued work
         return time.perf_counter() - started
 
     @torch.no_grad()
     def evaluate(self, images: Tensor) -> dict[str, float]:
-        """Return the means of `elbo`, `log_likelihood`, `kl` and `mse` over images, and the `seconds` it took."""
+        """Return the means of `elbo`, `log_likelihood`, `kl` and `mse` over the images, and the `seconds` taken."""
         self.model.eval()
         started = time.perf_counter()
         sums = torch.zeros(4, dtype=torch.float64, device=images.device)
@@ -135,7 +135,7 @@ class Bare:
         return {**means, "seconds": time.perf_counter() - started}
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean and log-variance of q(z|x), and the logits for a sample of z."""
+        """Return the mean and log-variance of z, and the logits for a sample of z."""
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.bf16):
             mean, log_variance = self.model.encoder(seen).float().chunk(2, 1)
         return mean, log_variance, self.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean))

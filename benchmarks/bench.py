@@ -1,10 +1,10 @@
-"""Compare training with a bare PyTorch loop; `make bench` runs this script.
+"""Compare the speed of `train` with that of a bare PyTorch loop, in alternating epochs; run it with `make bench`.
 
-    python benchmarks/bench.py --root data                      # all rows, 20 minutes
-    python benchmarks/bench.py mlp conv --root data --pairs 9   # two rows, more repetitions
+    python benchmarks/bench.py --root data                      # all measurements, 20 minutes
+    python benchmarks/bench.py mlp conv --root data --pairs 9   # two measurements, with more training runs
 
-The results are printed and added to a JSON file, from which `page.py` generates docs/benchmarks.md. If the root does
-not contain MNIST, random images of the same shape are used.
+The script prints the results and adds them to a JSON file, from which `page.py` generates docs/benchmarks.md. If the
+root directory does not contain MNIST, random images of the same shape are used.
 """
 
 import argparse
@@ -47,12 +47,12 @@ class Speed:
     """One comparison of vae_lab with the bare loop.
 
     Attributes:
-        overrides: command line of vae_lab.
-        promised: largest ratio of seconds that vae_lab promises.
+        overrides: overrides for vae_lab.
+        promised: largest allowed ratio of vae_lab's seconds to those of the bare loop.
         bare: options of `InTurns`.
-        part: fraction of an epoch to train.
-        warm_up: epochs that are not measured.
-        torchs_linear: whether to use torch's linear layer, as on processors on which oneDNN is not faster.
+        part: fraction of an epoch that is trained.
+        warm_up: number of epochs at the start that are not measured.
+        torchs_linear: whether to use torch's own linear layer, as on machines where oneDNN is not faster.
     """
 
     overrides: str
@@ -76,7 +76,7 @@ SPEED = {
 
 
 def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) -> dict[str, Any]:
-    """Train `pairs` times for `epochs` epochs, and alternate with the bare loop after each epoch."""
+    """Train `pairs` times for `epochs` epochs, alternating with the bare loop after each epoch."""
     measured: dict[str, list[float]] = {}
     warm_up = []
     for seed in range(pairs):
@@ -116,7 +116,7 @@ def speed(row: Speed, root: Path, pairs: int, epochs: int, part: float = 1.0) ->
 
 
 def start(root: Path, pairs: int) -> dict[str, Any]:
-    """Measure the time to the end of the first step, and compare a script that only imports and creates a Trainer."""
+    """Compare the seconds to the end of the first step with a script that only has the same imports and a Trainer."""
     script = (
         "import time, torch, torchvision, pytorch_lightning\n"
         "pytorch_lightning.Trainer(logger=False, enable_checkpointing=False)\n"
@@ -145,7 +145,7 @@ def start(root: Path, pairs: int) -> dict[str, Any]:
 
 
 def growth(_: Path, pairs: int) -> dict[str, Any]:
-    """Measure the seconds of an epoch and the memory with 1, 2, 4 and 8 times the images, and after 200 epochs."""
+    """Measure the seconds and memory per epoch with 1, 2, 4 and 8 times the images, and memory after 200 epochs."""
     small = ["encoder.hidden=[64]", "decoder.hidden=[64]", "data.val_fraction=0"]
     images, seconds, memory = 30_000, {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -184,7 +184,7 @@ def parts(root: Path, _: int) -> dict[str, Any]:
 
 
 def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, Any]:
-    """Measure how compilation changes the loss of a batch, and how bfloat16 changes the test ELBO after `epochs`."""
+    """Measure how much compilation changes a loss, and how much bfloat16 changes the test ELBO after ten epochs."""
     found: dict[str, list[float]] = {"float32": [], "bf16": []}
     for seed in range(seeds):
         for name, option in (("bf16", ["trainer.precision=bf16-mixed"]), ("float32", [])):
@@ -213,7 +213,7 @@ def numbers(root: Path, _: int, epochs: int = 10, seeds: int = 3) -> dict[str, A
 
 
 def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
-    """Measure the seconds of each default figure and of the rest of training."""
+    """Measure the seconds that each default figure adds to a training run, and the seconds without figures."""
     each: dict[str, list[float]] = {}
     shares, rest = [], []
 
@@ -226,7 +226,7 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
             yield
         seconds[name] = seconds.get(name, 0) + time.perf_counter() - began
 
-    with patch.object(drawing, "warned", timed), silent():  # `warned` encloses all work for a figure
+    with patch.object(drawing, "warned", timed), silent():  # `warned` encloses all the work on a figure
         for seed in range(min(pairs, 3)):
             seconds: dict[str, float] = {}
             began = time.perf_counter()
@@ -244,25 +244,31 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     }
 
 
-MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}  # (root, pairs)
+MORE = {
+    "parts": parts,
+    "start": start,
+    "growth": growth,
+    "numbers": numbers,
+    "figures": figures,
+}  # called with (root, pairs)
 
 
 def trained(overrides: list[str], root: Path) -> Any:
-    """Train on MNIST in a temporary directory, and return the run."""
+    """Train on MNIST in a temporary directory and return the run."""
     with tempfile.TemporaryDirectory() as folder:
         quick = ["callbacks=none", "data=mnist", f"data.root={root}", f"hydra.run.dir={folder}/run"]
         return train([*quick, *overrides])
 
 
 def until_printed(command: list[str]) -> float:
-    """Return the seconds between the start of a command and the time that it prints."""
+    """Run a command that prints a time, and return the seconds from its start to that time."""
     began = time.time()
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks())
     return float(ended.stdout.split()[-1]) - began
 
 
 def remembered(overrides: list[str]) -> list[list[float]]:
-    """Train in a new process, and return the bytes in memory and the seconds for each epoch."""
+    """Train in a separate process, and return the memory in bytes and the seconds for each epoch."""
     memory = "+callbacks.memory={_target_: in_turns.Memory}"
     command = [sys.executable, "-m", "vae_lab.train", *overrides, "print_every=1000", memory]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=with_callbacks()).stdout
@@ -270,20 +276,20 @@ def remembered(overrides: list[str]) -> list[list[float]]:
 
 
 def with_callbacks() -> dict[str, str]:
-    """Return an environment in which `in_turns` can be imported."""
+    """Return environment variables with which a process can import the callbacks in this directory."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Discard the output; the progress bar is still drawn, so its time counts."""
+    """Discard all output, including the progress bar."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
 @contextmanager
 def torchs_linear() -> Iterator[None]:
-    """Use torch's linear layer, and discard the output."""
+    """Use torch's own linear layer, and discard all output."""
     before, onednn.FASTER = onednn.FASTER, False
     try:
         with silent():
@@ -293,7 +299,7 @@ def torchs_linear() -> Iterator[None]:
 
 
 def write_random_mnist(root: Path, images: int) -> None:
-    """Write MNIST files with random images, `images` of them for training."""
+    """Write files in the MNIST format with random images, the given number of them for training."""
     folder, random = root / "MNIST" / "raw", np.random.default_rng(0)
     folder.mkdir(parents=True)
     for name, count in (("train", images), ("t10k", 10_000)):
@@ -304,7 +310,7 @@ def write_random_mnist(root: Path, images: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine."""
+    """Return a description of the machine."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -322,13 +328,13 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write the results."""
+    """Run the measurements, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"of {', '.join([*SPEED, *MORE])}; all by default")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"any of {', '.join([*SPEED, *MORE])}; all by default")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("VAE_LAB_DATA", "data")))
-    parser.add_argument("--pairs", type=int, default=5, help="trainings of each, in turns with the bare loop")
-    parser.add_argument("--epochs", type=int, default=3, help="of each training")
-    parser.add_argument("--part", type=float, default=1.0, help="of an epoch, to be done sooner")
+    parser.add_argument("--pairs", type=int, default=5, help="number of training runs per measurement")
+    parser.add_argument("--epochs", type=int, default=3, help="number of epochs per training run")
+    parser.add_argument("--part", type=float, default=1.0, help="fraction of each epoch to train, to save time")
     parser.add_argument("--json", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     wanted = options.what or [*SPEED, *MORE]

@@ -1,8 +1,8 @@
-"""Classify the samples of `class_samples` by logistic regression on pixels: `python benchmarks/class_samples.py`.
+"""Classify samples of each class with a logistic regression on pixels: `python benchmarks/class_samples.py`.
 
-The script trains `bernoulli_mlp` with latent_dim=10 for 20 epochs, or loads an existing run (`--run`). It draws images
-of each class like `class_samples`, and prints how many of them the regression assigns to that class. The regression is
-trained on the training images and never sees the model.
+The script trains `bernoulli_mlp` with 10 latent dimensions for 20 epochs, or loads an existing run (`--run`), and draws
+samples of each class as in the `class_samples` figure. It prints the fraction of samples that the regression, which is
+trained on real images only, assigns to their class.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from vae_lab.view import View
 
 
 def main() -> None:
-    """Train, draw samples, classify them and print the accuracies."""
+    """Train or load a model, classify its samples and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", help="folder that holds MNIST/raw", default="data")
-    parser.add_argument("--run", help="directory of a run on MNIST to take instead of training")
-    parser.add_argument("--each", type=int, default=200, help="images of each class")
+    parser.add_argument("--root", help="directory that contains MNIST/raw", default="data")
+    parser.add_argument("--run", help="run directory of a run on MNIST to use instead of training")
+    parser.add_argument("--each", type=int, default=200, help="number of samples per class")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

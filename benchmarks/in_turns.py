@@ -1,4 +1,4 @@
-"""Callbacks that measure a training of vae_lab: speed relative to a bare loop, phases of a step, start and memory."""
+"""Callbacks that measure training with vae_lab: speed compared with a bare loop, start-up time and memory."""
 
 import copy
 import os
@@ -15,19 +15,19 @@ import bare
 
 
 class InTurns(Callback):
-    """Trains and validates a bare loop with the same initial weights after every epoch, and measures both.
+    """Alternates each epoch with an epoch of a bare loop that starts from the same weights, and measures both.
 
-    The time of vae_lab is measured from the first hook of an epoch to that of the next, without validation: steps,
-    curves, progress bar and checkpoints. The time of the bare loop is that of its steps.
+    For vae_lab, everything from the first hook of one epoch to that of the next is measured, except validation: steps,
+    curves, progress bar and checkpoints. For the bare loop, only the steps are measured.
 
     Args:
         model: name of a class in `bare`.
         prepare: name of a function in `bare`.
-        bf16: whether to train a second bare loop, with its networks under autocast to bfloat16.
+        bf16: whether to also train a second bare loop in bfloat16 with autocast.
 
     Attributes:
-        seconds: lists of the seconds of each epoch in the current training: `train`, `val`, `bare/train`, `bare/val`
-            and, with `bf16`, `bare bf16/train`.
+        seconds: seconds of each epoch in the current training run: `train`, `val`, `bare/train`, `bare/val` and, with
+            `bf16`, `bare bf16/train`.
     """
 
     seconds: ClassVar[dict[str, list[float]]] = {}
@@ -55,29 +55,29 @@ class InTurns(Callback):
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the previous epoch and start the clock."""
+        """Record the duration of the previous epoch, and start timing."""
         now = time.perf_counter()
         if self.started:
             self.seconds["train"].append(now - self.started)
         self.started = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the last epoch."""
+        """Record the duration of the last epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pause the clock."""
+        """Pause the timing of training."""
         self.paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the validation and continue the clock."""
+        """Record the duration of validation, and continue the timing of training."""
         seconds = time.perf_counter() - self.paused
         if trainer.state.fn == "fit":
             self.seconds["val"].append(seconds)
             self.started += seconds
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train and validate the bare loop, and exclude its time."""
+        """Train and validate the bare loop."""
         started = time.perf_counter()
         self.seconds["bare/train"].append(self.bare.train())
         self.seconds["bare/val"].append(self.bare.evaluate(self.validated)["seconds"])
@@ -87,16 +87,16 @@ class InTurns(Callback):
 
 
 class Parts(Callback):
-    """Measures the phases of a step of vae_lab and of the bare loop, alternating every twenty steps.
+    """Measures the phases of a step in vae_lab and in the bare loop, alternating every twenty steps.
 
     Attributes:
-        marks: name and start time of each phase of a step.
+        marks: name and start time of each phase.
     """
 
     marks: ClassVar[list[tuple[str, float]]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build the bare loop, and mark the start and end of the objective."""
+        """Build the bare loop, and record when the objective is called."""
         self.marks.clear()
         data: Any = trainer.datamodule
         images = data.train.image.to(pl_module.device)
@@ -113,25 +113,25 @@ class Parts(Callback):
         pl_module.objective = marked
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Run the bare loop for twenty steps after every twenty steps."""
+        """Train the bare loop for twenty steps before every twentieth step."""
         if batch_idx % 20 == 0:
             self.bare.train()
         self.mark("ours rest")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Mark the start of the backward pass."""
+        """Record the start of the backward pass."""
         self.mark("ours backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mark the end of the backward pass."""
+        """Record the end of the backward pass."""
         self.mark("ours rest")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Mark the start of the optimizer step."""
+        """Record the start of the optimizer step."""
         self.mark("ours optimizer")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Mark the start of the time between steps, in which the next batch is prepared."""
+        """Record the end of a step, after which the next batch is fetched and prepared."""
         self.mark("ours batch")
 
     def mark(self, part: str) -> None:
@@ -140,7 +140,7 @@ class Parts(Callback):
 
     @classmethod
     def medians(cls, whose: str) -> dict[str, float]:
-        """Return the median microseconds of each phase over all steps."""
+        """Return the median duration of each phase over all steps, in microseconds."""
         steps: list[dict[str, float]] = [{}]
         for (part, began), (following, ended) in pairwise(cls.marks):
             owner, name = part.split()
@@ -161,14 +161,14 @@ class FirstStep(Callback):
 
 
 class Memory(Callback):
-    """Prints the bytes in memory after each epoch, and the seconds of the epoch."""
+    """Prints the memory of the process in bytes after each epoch, and the duration of the epoch in seconds."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start timing the epoch."""
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the memory and the seconds."""
+        """Print the memory and the duration."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         seconds = time.perf_counter() - self.started
         print("memory", trainer.current_epoch + 1, pages * os.sysconf("SC_PAGESIZE"), seconds, flush=True)

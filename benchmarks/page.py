@@ -99,7 +99,7 @@ over the seeds, measured during training from the start of a figure to its file.
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return the page, without sections for what was not measured."""
+    """Return the page, without sections for missing measurements."""
     machine = results["machine"]
     device = (
         machine["accelerator"] or f"{machine['processor']}, {machine['threads']} threads, {machine['instructions']}"
@@ -137,7 +137,7 @@ def kept(holds: bool) -> str:
 
 
 def speed(rows: dict[str, dict[str, Any]]) -> str:
-    """Return the section on the seconds of an epoch."""
+    """Return the section on the seconds per epoch."""
     cells = [
         (
             f"{name}<br>`{row['command'].removeprefix('python -m vae_lab.train ')}`",
@@ -221,7 +221,7 @@ def numbers(found: dict[str, Any]) -> str:
 
 
 def figures(found: dict[str, Any]) -> str:
-    """Return the section on the time of figures."""
+    """Return the section on the time for figures."""
     rows = sorted(found["each"].items(), key=lambda row: -row[1])
     return FIGURES.format(
         epochs=found["epochs"],
@@ -234,7 +234,7 @@ def figures(found: dict[str, Any]) -> str:
 
 
 def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return a table in Markdown with the first column aligned left and the others right."""
+    """Return a Markdown table with the first column left-aligned and all others right-aligned."""
     lines = [heads, ("---", *["---:"] * (len(heads) - 1)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

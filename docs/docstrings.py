@@ -7,7 +7,7 @@ from griffe import Extension, Object
 
 
 class Docstrings(Extension):
-    """Turns examples, which Markdown would read as quotations, into blocks of code, and arXiv numbers into links."""
+    """Converts examples, which Markdown would render as quotations, to code blocks, and arXiv numbers to links."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:

@@ -1,9 +1,9 @@
-"""Regenerate docs/gallery: run the commands of docs/experiments.md and compress the figures that they draw.
+"""Regenerate the images in docs/gallery: run the commands in docs/experiments.md and compress the figures.
 
     python docs/gallery.py
 
-<name>/<figure>.png becomes gallery/<name>_<figure>.webp. Completed runs are not trained again, so an interrupted script
-can be started again.
+<name>/<figure>.png becomes gallery/<name>_<figure>.webp. Completed runs are not trained again, so the script can be
+stopped and restarted.
 """
 
 import io
@@ -18,22 +18,25 @@ from PIL import Image, ImageOps
 
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "experiments.md"
-MOST = 150_000  # bytes of a figure
-COVER = ("manifold.png", "latent_map.png")  # of experiment=manifold, side by side at the top of the README
+MOST = 150_000  # largest size of an image, in bytes
+COVER = (
+    "manifold.png",
+    "latent_map.png",
+)  # figures of experiment=manifold, shown side by side at the top of the README
 BACKGROUND = "white"
 
 
 def commands(page: str) -> list[list[str]]:
-    """Return the commands of a page as lists of arguments."""
+    """Return the commands on a page, each as a list of arguments."""
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
 def small(picture: Image.Image) -> bytes:
-    """Return a figure as WebP with the highest quality that needs at most `MOST` bytes.
+    """Return an image as WebP with at most `MOST` bytes, at the highest quality that this allows.
 
     Raises:
-        ValueError: if the figure is too large even at the lowest quality.
+        ValueError: if the image is too large even at low quality.
     """
     for quality in range(90, 30, -10):
         file = io.BytesIO()
@@ -44,7 +47,7 @@ def small(picture: Image.Image) -> bytes:
 
 
 def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:
-    """Return figures side by side, scaled to the same height."""
+    """Return images side by side, all scaled to the same height."""
     scaled = [ImageOps.contain(picture.convert("RGB"), (10 * height, height)) for picture in pictures]
     row = Image.new("RGB", (sum(each.width for each in scaled), height), BACKGROUND)
     for number, each in enumerate(scaled):
@@ -53,7 +56,7 @@ def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:
 
 
 def main() -> None:
-    """Run every command and write its figures."""
+    """Run every command and write its images."""
     root, gallery = DOCS.parent, DOCS / "gallery"
     gallery.mkdir(exist_ok=True)
     for python, *arguments in commands(PAGE.read_text()):

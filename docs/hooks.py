@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages made from files outside docs/, links between them, and a check for addresses of other hosts."""
+"""MkDocs hooks: pages generated from other files, links between pages, and a check for resources on other hosts."""
 
 import os
 import re
@@ -21,15 +21,21 @@ from reference import commands, components, names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-API = "reference/api/"  # pages of modules, which are listed in the navigation of mkdocs.yml
+API = "reference/api/"  # pages for modules, which are listed in the navigation in mkdocs.yml
 PAGES |= {f"notebooks/{file.name}": f"tutorials/{file.stem}.md" for file in ROOT.glob("notebooks/*.ipynb")}
-FIRST = "---\nsearch: {boost: 5}\n---\n\n"  # in the results of a search
-FOLDERS = {"notebooks": "tutorials/01_first_vae.md"}  # where a link to a directory leads
-LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}  # by the browser itself
+FIRST = "---\nsearch: {boost: 5}\n---\n\n"  # ranks the page higher in search results
+FOLDERS = {"notebooks": "tutorials/01_first_vae.md"}  # the pages to which links to a directory lead
+LOADED = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "link": "href",
+}  # attributes whose addresses the browser loads by itself
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the pages that are made from other files."""
+    """Add the pages that are generated from other files."""
     notebooks = [source for source in PAGES if source.endswith(".ipynb")]
     for source in PAGES.keys() - notebooks:
         files.append(File.generated(config, PAGES[source], abs_src_path=str(ROOT / source)))
@@ -49,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 @cache
 def notebook(source: str) -> tuple[str, dict[str, bytes]]:
-    """Run a notebook, and return it as Markdown with its images by name."""
+    """Run a notebook and return it as Markdown, together with its images by name."""
     cells = nbformat.reads(source, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         ExecutePreprocessor(timeout=600, extra_arguments=["--log-level=ERROR"]).preprocess(
@@ -63,12 +69,12 @@ def notebook(source: str) -> tuple[str, dict[str, bytes]]:
 
 
 def formula(found: re.Match[str]) -> str:
-    """Return a formula as MathML, which browsers show without a script."""
+    """Return a formula as MathML, which browsers display without a script."""
     return f'<div class="formula">{convert(found[1], display="block")}</div>'
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
-    """Turn links between files of the repository into links between pages; those to other files become plain text."""
+    """Convert links between files in the repository to links between pages, or to plain text if there is no page."""
     here = page.file.src_uri
     origin = next((source for source, made in PAGES.items() if made == here), f"docs/{here}")
 
@@ -84,7 +90,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
 
 
 class Loads(HTMLParser):
-    """The addresses that a browser loads when it opens a page."""
+    """Collects the addresses that a browser loads when it opens a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -98,7 +104,7 @@ class Loads(HTMLParser):
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Check that no page and no style sheet loads anything from another host."""
+    """Check that no page or style sheet loads anything from another host."""
     for file in Path(config.site_dir).rglob("*"):
         if file.suffix in (".html", ".css"):
             away = [each for each in Loads(file.read_text()).addresses if re.match(r"(https?:)?//", each)]

@@ -1,4 +1,4 @@
-"""Generate the component and command references of the site from `conf/` and the signatures of the classes."""
+"""Generate the component and command references for the site from `conf/` and the signatures of classes."""
 
 import inspect
 import re
@@ -20,11 +20,11 @@ from vae_lab.runs.build import check_optimizer, check_trainer
 
 CHECKS: dict[str, Callable[..., None]] = {"optimizer": check_optimizer, "trainer": check_trainer}
 PAPER = r"\b\d{4}\.\d{4,5}\b"
-HYDRA = {"train": ("hydra.run.dir", "hydra.sweep.dir")}  # keys of Hydra's that a user sets
+HYDRA = {"train": ("hydra.run.dir", "hydra.sweep.dir")}  # Hydra keys that users set
 HEAD = ("Key", "Default", "Accepted values", "Description")
 INTRODUCTION = """# Components
 
-Each config group is a directory in `conf/`, and each component a YAML file in it. On the command line,
+Each config group is a directory in `conf/`, and each component is a YAML file in it. On the command line,
 `<group>=<component>` selects a component and `<group>.<option>=<value>` sets an option."""
 
 
@@ -39,7 +39,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Source:
-    """A YAML file of `conf/`; `about` is the comment at its top."""
+    """A YAML file in `conf/`; `about` is the comment at the top of the file."""
 
     path: Path
     about: str
@@ -52,19 +52,19 @@ class Source:
 
     @property
     def selected(self) -> list[tuple[str, str]]:
-        """The defaults list as pairs of a group, empty for the file's own, and a component."""
+        """The defaults list as pairs of a group, which is empty for the file's own group, and a component."""
         pairs = [("", each) if isinstance(each, str) else next(iter(each.items())) for each in self.values["defaults"]]
         return [(group.removeprefix("override /"), "null" if name is None else name) for group, name in pairs]
 
     @property
     def bases(self) -> list[tuple[str, "Source"]]:
-        """The files of the same group that this one extends, each with the block that it goes to."""
+        """The files in the same group that this file extends, each with the block into which it is merged."""
         names = [name.partition("@") for group, name in self.selected if not group and name != "_self_"]
         return [(block, read(self.path.with_name(f"{name}.yaml"))) for name, _, block in names]
 
     @property
     def targets(self) -> dict[str, str]:
-        """The class of each block of options: `linear` of `encoder.linear.hidden`, empty for the component itself."""
+        """The class for each block of options by name, such as `linear`; the name is empty for the component itself."""
         found = {join(block, inner): target for block, base in self.bases for inner, target in base.targets.items()}
         blocks = {"": self.values, **{key: value for key, value in self.values.items() if isinstance(value, dict)}}
         return found | {block: value["_target_"] for block, value in blocks.items() if "_target_" in value}
@@ -86,7 +86,7 @@ def read(path: Path) -> Source:
 
 
 def leaves(node: yaml.Node, lines: list[str], top: int, prefix: str = "") -> Iterator[Option]:
-    """Yield the options of a mapping, each with the comment above its key and behind its value."""
+    """Yield the options of a mapping, each with the comments above its key and after its value."""
     for key, value in node.value:
         name, mark = join(prefix, key.value), " " * key.start_mark.column + "#"
         if isinstance(value, yaml.MappingNode) and value.value:
@@ -100,7 +100,7 @@ def leaves(node: yaml.Node, lines: list[str], top: int, prefix: str = "") -> Ite
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, except for `code`, with arXiv numbers as links."""
+    """Return text escaped for Markdown, except for `code`, with arXiv numbers converted to links."""
     parts = re.split(r"(`[^`]+`)", text)
     parts[::2] = [re.sub(r"([*<|\[\]])", r"\\\1", part) for part in parts[::2]]
     parts[::2] = [re.sub(f"({PAPER})", r"[\1](https://arxiv.org/abs/\1)", part) for part in parts[::2]]
@@ -108,7 +108,7 @@ def escape(text: str) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table in Markdown, without the columns that are empty; an empty string for no rows."""
+    """Return a Markdown table without empty columns, or an empty string if there are no rows."""
     filled = list(rows)
     columns = [each for each in zip(head, *filled, strict=True) if any(each[1:])]
     lines = [f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True)]
@@ -116,7 +116,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def option_row(option: Option, key: str, owner: Any, check: Any = None) -> list[str]:
-    """Return the row of an option: key, default, accepted values and description."""
+    """Return the table row for an option: key, default, accepted values and description."""
     name = option.key.rpartition(".")[2]
     values = accepted(owner, name) or accepted(check, name)
     if values.startswith("`") and option.default.isalpha() and f"`{option.default}`" not in values:
@@ -126,7 +126,7 @@ def option_row(option: Option, key: str, owner: Any, check: Any = None) -> list[
 
 
 def component(source: Source, group: str, common: Source | None) -> str:
-    """Return the section of a component."""
+    """Return the section on a component."""
     name, check = source.path.stem, CHECKS.get(group)
     prefix = "" if source.is_preset else group
     lines = [f"### {group}={name} {{#{group}-{name}}}", escape(source.about)]
@@ -152,7 +152,7 @@ def component(source: Source, group: str, common: Source | None) -> str:
 
 
 def owner(key: str, source: Source) -> Any:
-    """Return the class that an option is an argument of; None where there is none."""
+    """Return the class that has an option as an argument, or None if there is no such class."""
     block = key
     while block:
         block = block.rpartition(".")[0]
@@ -162,20 +162,20 @@ def owner(key: str, source: Source) -> Any:
 
 
 def names() -> str:
-    """Return the table of the names that `vae_lab` exports."""
+    """Return a table of the names that `vae_lab` exports."""
     found = [getattr(vae_lab, name) for name in vae_lab.__all__]
     rows = [(f"[`{each.__name__}`][{each.__module__}.{each.__name__}]", escape(summary(each)[0])) for each in found]
     return table(("Name", "Description"), rows)
 
 
 def summary(owner: Any) -> tuple[str, str]:
-    """Return the first paragraph of a docstring, and the rest."""
+    """Return the first paragraph of a docstring, and the remaining text."""
     first, _, rest = inspect.cleandoc(owner.__doc__ or "").partition("\n\n")
     return " ".join(first.split()), rest
 
 
 def described(target: str) -> str:
-    """Return a class or function, with the first paragraph of its docstring and the papers of the others."""
+    """Return a link to a class or function, the first paragraph of its docstring, and papers cited further on."""
     if not target.startswith("vae_lab."):
         return f"Class: `{target}`."
     first, rest = summary(get_object(target))
@@ -185,7 +185,7 @@ def described(target: str) -> str:
 
 
 def components() -> str:
-    """Return the page of all config groups, in the order of `conf/train.yaml`."""
+    """Return the page on all config groups, in the order of `conf/train.yaml`."""
     chosen = dict(read(CONF / "train.yaml").selected)
     page, overview = [], []
     for group in [each for each in chosen if each and "/" not in each]:
@@ -206,7 +206,7 @@ def components() -> str:
 
 
 def commands() -> str:
-    """Return the page of the commands and the keys that belong to no component."""
+    """Return the page on the commands and the keys that belong to no component."""
     page = ["# Commands"]
     for name, root in ROOTS.items():
         source = read(CONF / f"{name}.yaml")

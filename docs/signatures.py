@@ -1,4 +1,4 @@
-"""Describe the arguments of a class or function from its signature and its docstring."""
+"""Describe the arguments of a class or function, based on its signature and docstring."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ TYPES = {"integer": WORDS["int_type"], "boolean": WORDS["bool_type"], "number": 
 
 
 def accepted(owner: Any, name: str) -> str:
-    """Return the values that an argument of a class or function accepts, in words; an empty string where unknown."""
+    """Return a description of the values that an argument accepts, or an empty string if they are unknown."""
     hint = hints(owner).get(name) if owner is not None and owner.__module__.startswith("vae_lab.") else None
     config = None if inspect.isclass(hint) and issubclass(hint, Enum) else ConfigDict(arbitrary_types_allowed=True)
     try:
@@ -27,7 +27,7 @@ def accepted(owner: Any, name: str) -> str:
 
 
 def hints(owner: Any) -> dict[str, Any]:
-    """Return the types of the arguments, those of vae_lab's base classes included."""
+    """Return the types of the arguments, including those of base classes in vae_lab."""
     if not inspect.isclass(owner) or is_dataclass(owner) or issubclass(owner, BaseModel):
         return get_type_hints(inspect.unwrap(owner), include_extras=True)
     found: dict[str, Any] = {}
@@ -38,7 +38,7 @@ def hints(owner: Any) -> dict[str, Any]:
 
 
 def in_words(schema: dict[str, Any]) -> str:
-    """Return a JSON schema in the words of error messages."""
+    """Return a description of a JSON schema in the wording of error messages."""
     schema = {**schema, **schema.get("$defs", {}).get(schema.get("$ref", "").rpartition("/")[2], {})}
     if "enum" in schema or "const" in schema:
         return " | ".join(f"`{each}`" for each in schema.get("enum", [schema.get("const")]))
@@ -61,7 +61,7 @@ def in_words(schema: dict[str, Any]) -> str:
 
 
 def documented(owner: Any) -> dict[str, str]:
-    """Return what the docstring of a class, or of a base class, says of each argument."""
+    """Return the description of each argument from the docstrings of a class and its base classes."""
     found: dict[str, str] = {}
     for each in reversed(inspect.getmro(owner)) if inspect.isclass(owner) else [owner]:
         if each.__module__.startswith("vae_lab."):

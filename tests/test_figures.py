@@ -362,7 +362,7 @@ def test_curves_omit_names_of_many_latent_dimensions() -> None:
     rows = [{"epoch": epoch, "train/loss": 1.0, "train/kl": 1.0} for epoch in (1, 2)]
     for dimensions in (20, 21):
         figure = charts.curves(rows, {"": {"training": torch.rand(2, dimensions)}}, TITLE)
-        (heat,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("KL of each")]
+        (heat,) = [axes for axes in figure.axes if axes.get_title(loc="left").startswith("KL per dimension")]
         named = {text.get_text() for text in heat.get_yticklabels()} == {f"z{number}" for number in range(20)}
         assert named == (dimensions == 20)
         assert bool(heat.get_ylabel()) != named

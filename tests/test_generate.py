@@ -304,7 +304,7 @@ def test_class_without_test_images_is_reported(folder_run: Run, tmp_path: Path) 
     for options in (["figure=reconstructions", "labels=[ant]"], ["figure=interpolation", "labels=[bee,ant]"]):
         with pytest.raises(ConfigError, match="the test split has no images of ant"):
             generate([*where, *options])
-    with pytest.raises(ConfigError, match="class 0 has no image"):
+    with pytest.raises(ConfigError, match="encoded images belongs to class 0"):
         generate([*where, "figure=class_samples", "labels=[0]"])
     (folder,) = generate([*where, "format=png", "n=2", "labels=[c d]"])
     assert sorted(file.name for file in (folder / "mean").iterdir()) == ["0-c-d.png", "1-c-d.png"]

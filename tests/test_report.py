@@ -88,7 +88,7 @@ def test_report_contains_configuration_and_metrics(completed_run: Run) -> None:
     assert [row for row in page.rows if row[0] == "data" and row[1].startswith("Digits ") and row[2] == "MNIST"]
     assert "data=digits latent_dim=2" in page.text
     best = completed_run.module.epoch
-    assert f"The metrics are those of best.ckpt, epoch {best};" in page.text
+    assert f"The metrics are from best.ckpt, epoch {best};" in page.text
     assert ["seed", "3", "0"] in page.rows
     keys = {row[0] for row in page.rows}
     assert not {"prior.latent_dim", "callbacks.samples.every_n_epochs", "data.root", "decoder"} & keys
@@ -219,7 +219,7 @@ def test_report_of_interrupted_run_says_so(digits_run: Run, tmp_path: Path) -> N
     path = Path(shutil.copytree(digits_run.path, tmp_path / "run"))
     (path / "metrics.json").unlink()
     page = Reader(pages.write(path))
-    assert "This run is not completed." in page.text
+    assert "This run has not completed." in page.text
     assert "After epoch 2." in page.text
     assert ["metric", "train", "val"] in page.rows
     assert ["torch", digits_run.metrics["version/torch"]] in page.rows
@@ -229,7 +229,7 @@ def test_report_of_interrupted_run_says_so(digits_run: Run, tmp_path: Path) -> N
     assert not [row for row in page.rows if row[:1] == ["class"]]  # this table shows the test split
     for name in ("figures", "metrics.csv"):
         shutil.rmtree(path / name) if name == "figures" else (path / name).unlink()
-    assert "no epoch is recorded" in Reader(pages.write(path)).text
+    assert "no epoch has been recorded" in Reader(pages.write(path)).text
 
 
 def test_class_names_are_escaped(digits_run: Run, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_resume_deletes_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ZeroDivisionError):
         train([f"resume={run.path}", "trainer.max_epochs=2"])
     assert not (run.path / "report.html").exists()
-    assert "This run is not completed." in Reader(pages.write(run.path)).text
+    assert "This run has not completed." in Reader(pages.write(run.path)).text
 
 
 def test_missing_report_of_completed_run_is_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate a completed run on its own or different test data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
+"""Test a completed run again, on its own data or on different data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,14 +8,14 @@ from vae_lab.cli.launch import launch
 
 
 def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Evaluate a run, as `vae-lab-evaluate` does, and return the metrics by name, such as `test/elbo`.
+    """Test a run, as `vae-lab-evaluate` does, and return the metrics by name, such as `test/elbo`.
 
     Args:
         overrides: command-line overrides, such as `["run=outputs/vae/…", "data=mnist"]`.
 
     Raises:
-        ConfigError: if a value is invalid or the data have a different shape from the training data.
-        DataError: if the run, its checkpoint or the data are missing or corrupt.
+        ConfigError: if a value is invalid, or the data have a different shape.
+        DataError: if the run, its checkpoint or the data set is missing or corrupt.
     """
     config, _ = compose("evaluate", overrides)
     from vae_lab.commands.evaluate import run  # slow to import, and not needed for --help

@@ -15,8 +15,8 @@ def generate(overrides: Sequence[str] = ()) -> list[Path]:
         overrides: command-line overrides, such as `["run=outputs/vae/…", "figure=[samples,manifold]"]`.
 
     Raises:
-        ConfigError: if a value is invalid or a figure cannot be drawn for the model.
-        DataError: if the run, its checkpoint or its data are missing or corrupt.
+        ConfigError: if a value is invalid, or a figure cannot be drawn for the model.
+        DataError: if the run, its checkpoint or its data set is missing or corrupt.
     """
     config, _ = compose("generate", overrides)
     from vae_lab.commands.generate import run  # slow to import, and not needed for --help

@@ -9,7 +9,7 @@ from vae_lab.cli.launch import launch
 
 
 def report(overrides: Sequence[str] = ()) -> Path:
-    """Regenerate the report of a run, as `vae-lab-report` does, and return its path.
+    """Write a report, as `vae-lab-report` does, and return the path of the file.
 
     Args:
         overrides: command-line overrides, such as `["run=outputs/vae/…"]`.

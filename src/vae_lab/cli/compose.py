@@ -1,4 +1,4 @@
-"""Compose a configuration from overrides. Imported for `--help`, so it must not import torch."""
+"""Compose a configuration from overrides. This module is imported for `--help`, so it must not import torch."""
 
 import hashlib
 import re
@@ -27,13 +27,13 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parents[1] / "conf") if 
 
 
 def run_dir(resume: str | None, parent: str) -> str:
-    """Return the directory to resume, or a new and unique one below `parent`."""
+    """Return the run directory to resume, or a new, unique one in `parent`."""
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
     return resume or f"{parent}/{now}-{secrets.token_hex(2)}"
 
 
 def fit_for_a_path(name: str) -> str:
-    """Replace the characters of a name that Hydra's override syntax would have to quote."""
+    """Replace the characters in a name that would have to be quoted in Hydra's override syntax."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
 
 
@@ -56,9 +56,9 @@ def literal(value: Any) -> str:
 
 
 def job_dir(overrides: str) -> str:
-    """Return the directory name of a job in a sweep: its overrides, in characters that need no quoting.
+    """Return the directory name for a job in a sweep: its overrides, without characters that need quoting.
 
-    If characters were replaced or cut, a checksum of the overrides keeps the name unique.
+    If characters are replaced or cut off, a checksum of the overrides keeps the name unique.
     """
     name = fit_for_a_path(overrides)[:110] or "defaults"
     return name if name == overrides else f"{name}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
@@ -70,7 +70,7 @@ OmegaConf.register_new_resolver("job_dir", job_dir, replace=True)
 
 for name, root in ROOTS.items():
     node = OmegaConf.structured(root)
-    if issubclass(root, Evaluate):  # `data` and `figures` accept keys of the stored run, which is not read yet
+    if issubclass(root, Evaluate):  # `data` and `figures` accept keys of the stored run, which has not been read yet
         for group in {"data", "figures"} & node.keys():
             node[group]._set_flag("struct", False)
     ConfigStore.instance().store(f"{name}_schema", node)
@@ -87,7 +87,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     Raises:
         ConfigError: if a component or key is unknown, or a value is missing, of the wrong type or out of range.
     """
-    # only one Hydra instance can exist: replace that of an enclosing job for the time being
+    # only one Hydra instance can exist, so temporarily replace that of an enclosing job
     outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with hydra.initialize_config_dir(str(CONF), job_name=name, version_base="1.3"):

@@ -1,4 +1,4 @@
-"""Exit codes and one-line messages for errors, including those of Hydra and OmegaConf."""
+"""Exit codes and one-line messages for errors, including Hydra and OmegaConf errors."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from vae_lab.errors import ConfigError, VaeLabError, did_you_mean, one_line
 PRESETS = {"model", "experiment"}
 GROUPS = PRESETS | {field.name for field in fields(Config) if field.type == dict[str, Any]}
 
-EXPECTED = {  # messages of OmegaConf about a value, and what was expected
+EXPECTED = {  # OmegaConf messages about a value, and what was expected
     r"could not be converted to Integer": "must be a whole number",
     r"is not a valid bool": "must be true or false",
     r"is not Optional": "must not be null",
@@ -32,7 +32,7 @@ EXPECTED = {  # messages of OmegaConf about a value, and what was expected
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code of an error's class, 2 for the errors of Hydra and OmegaConf, or 1 for an internal error."""
+    """Return the exit code: that of the error's class, 2 for Hydra and OmegaConf errors, or 1 for internal errors."""
     if isinstance(error, VaeLabError):
         return error.exit_code
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -44,8 +44,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     """Return one line that says what is wrong, what was expected and, where possible, what to do.
 
     Args:
-        error: any error; those of Hydra and OmegaConf are reworded.
-        overrides: the overrides of the command, to name one that Hydra's error does not name.
+        error: any error; Hydra and OmegaConf errors are reworded.
+        overrides: the overrides of the command, searched if Hydra's error does not name the invalid override.
     """
     text, cause = str(error), error.__cause__
     if isinstance(error, OverrideParseException):
@@ -84,7 +84,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
 
 
 def unknown_key(key: str, siblings: Iterable[Any]) -> str:
-    """Return the message for a key that does not exist, with the closest of the keys at the same level.
+    """Return the message for a key that does not exist, suggesting the closest key at the same level.
 
     >>> unknown_key("trainer.max_epoch", ["max_epochs", "max_steps"])
     "unknown key 'trainer.max_epoch'; did you mean 'trainer.max_epochs'?"
@@ -109,7 +109,7 @@ def explain_syntax(override: str, text: str) -> str:
 
 
 def expected(error: ValidationError) -> str:
-    """Return what OmegaConf expected in place of a value."""
+    """Return a description of the value that OmegaConf expected."""
     for pattern, words in EXPECTED.items():
         if found := re.search(pattern, str(error)):
             return words.format(*(group.replace(", ", " or ") for group in found.groups()))

@@ -1,4 +1,4 @@
-"""Run a command as one job or a sweep. Imported for `--help`, so it must not import torch."""
+"""Run a command as one job or a sweep. This module is imported for `--help`, so it must not import torch."""
 
 import os
 import sys
@@ -26,12 +26,12 @@ from vae_lab.workarounds import variable
 def launch(module: str) -> NoReturn:
     """Run a command with the configuration `conf/<command>.yaml`, once or for each job of a sweep, and exit.
 
-    A user error is printed as one line on stderr and sets the exit code of its class. Its traceback is written to the
-    log of the run, and printed if HYDRA_FULL_ERROR=1.
+    A user error is printed to stderr as one line, and its class determines the exit code. The traceback is written to
+    the log of the run and, if HYDRA_FULL_ERROR=1, also printed.
 
     Args:
         module: full name of the module that defines the command's `run`, such as `vae_lab.commands.train`. It is
-            imported when the command runs, because importing it takes seconds.
+            imported when the command runs, because importing it takes a few seconds.
     """
     name = module.rpartition(".")[2]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
@@ -47,7 +47,9 @@ def launch(module: str) -> NoReturn:
                 import_module(module).run(config, path, [*settings.overrides.task, *search_paths])
         except Exception as error:
             failures.append(error)
-            begun = (path / "config.yaml").exists()  # if so, this run writes its own log, or the directory is another's
+            begun = (
+                path / "config.yaml"
+            ).exists()  # then this run writes its own log, or the directory is another run's
             if settings.mode is RunMode.MULTIRUN:
                 if not begun:
                     write_traceback(path / f"{name}.log", error)
@@ -63,7 +65,7 @@ def launch(module: str) -> NoReturn:
             )
         with variable("HYDRA_FULL_ERROR", "1"):  # makes Hydra raise errors instead of printing them and exiting
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-    except Exception as error:  # before any job, or from a job, whose error is already in `failures`
+    except Exception as error:  # raised before any job, or by a job, whose error is already in `failures`
         if isinstance(error, OSError) and not isinstance(error, HydraException):
             error = DataError(f"{error.filename}: cannot be written: {error.strerror}")
         elif isinstance(error, ValueError):
@@ -79,7 +81,7 @@ def launch(module: str) -> NoReturn:
 
 
 class NewFolders(Callback):
-    """Hydra callback that records the directories created for a run, to remove them if the run never starts."""
+    """A Hydra callback that records the directories created for a run and removes them if the run never starts."""
 
     paths: ClassVar[list[Path]] = []
 
@@ -89,7 +91,7 @@ class NewFolders(Callback):
 
     @classmethod
     def remove(cls) -> None:
-        with suppress(OSError):  # a directory that is not empty stays
+        with suppress(OSError):  # directories that are not empty remain
             for folder in cls.paths:
                 folder.rmdir()
 

@@ -1,4 +1,4 @@
-"""Schemas of the configurations: keys at the top level and their types. Imported for `--help`."""
+"""Schemas for the configurations: top-level keys and their types. This module is imported for `--help`."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 @dataclass
 class Config:
-    """Schema of `train`; each dictionary is a component of the config group with the same name."""
+    """Schema for `train`, in which each dictionary belongs to the config group with the same name."""
 
     name: str = MISSING
     latent_dim: Count = MISSING
@@ -49,7 +49,7 @@ class Config:
 
 @dataclass
 class Report:
-    """Schema of `report`."""
+    """Schema for `report`."""
 
     run: str = MISSING
     out: str | None = None
@@ -57,7 +57,7 @@ class Report:
 
 @dataclass
 class Evaluate(Report):
-    """Schema of `evaluate`."""
+    """Schema for `evaluate`."""
 
     checkpoint: str = "best"
     device: str = "auto"
@@ -74,7 +74,7 @@ class Format(StrEnum):
 
 @dataclass
 class Generate(Evaluate):
-    """Schema of `generate`."""
+    """Schema for `generate`."""
 
     figure: Any = None
     labels: Annotated[list[Any], MinLen(1)] | None = None
@@ -89,7 +89,7 @@ ROOTS: dict[str, type] = {"train": Config, "generate": Generate, "evaluate": Eva
 
 
 def check_values(config: DictConfig, root: type) -> None:
-    """Check that no value is missing, and that the values at the top level satisfy their schema.
+    """Check that no value is missing and that the top-level values satisfy the schema.
 
     Raises:
         ConfigError: if a value is missing or invalid.

@@ -1,10 +1,10 @@
-"""Text for the terminal."""
+"""Text output for the terminal."""
 
 from pathlib import Path
 
 
 def relative(path: Path) -> Path:
-    """Return a path relative to the working directory if it is below it, else the absolute path."""
+    """Return a path relative to the working directory, or the absolute path if it is outside that directory."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

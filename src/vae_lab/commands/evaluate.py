@@ -1,4 +1,4 @@
-"""Test a completed run again, on its own or other data."""
+"""Test a completed run again, on its own data or on different data."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
             devices=1 if device.index is None else [device.index],
             precision=None
             if device.type == "cpu" and precision == "16-mixed"
-            else precision,  # which a CPU does not support
+            else precision,  # a CPU does not support 16-mixed
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -66,7 +66,7 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
 
 
 def folder(config: DictConfig, changed: bool) -> str:
-    """Return the directory name of an evaluation, which depends on its checkpoint, seed and data."""
+    """Return the directory name for an evaluation, which depends on the checkpoint, seed and data."""
     kind = str(config.data.get("_target_", "")).rpartition(".")[2].lower()
     given = json.dumps([config.seed, OmegaConf.to_container(config.data)], sort_keys=True)
     parts = ["evaluation", kind, "" if config.checkpoint == "best" else config.checkpoint]

@@ -1,4 +1,4 @@
-"""Draw figures of a completed run, or write samples."""
+"""Draw figures for a completed run, or write samples."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,9 @@ COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures t
 def run(config: DictConfig, *_: object) -> list[Path]:
     found = Path(config.run)
     stored = directory.stored_config(found)
-    if OmegaConf.is_interpolation(config.data, "seed"):  # other data take the seed of the run, not of the figures
+    if OmegaConf.is_interpolation(
+        config.data, "seed"
+    ):  # different data use the seed of the run, not that of the figures
         config.data.seed = stored.seed
     OmegaConf.resolve(config)
     offered = known(config, stored)
@@ -51,7 +53,7 @@ def run(config: DictConfig, *_: object) -> list[Path]:
 
 
 def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
-    """Return the configurations of all figures by name: those of the command, and user-defined ones of the run."""
+    """Return the configurations of all figures by name: those from the command, and user-defined ones from the run."""
     described: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, each in config.figures.items():
@@ -66,7 +68,7 @@ def known(config: DictConfig, stored: DictConfig) -> dict[str, Any]:
 
 
 def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
-    """Return the names of the figures to draw, and whether the user named them."""
+    """Return the names of the figures to draw, and whether the user named them explicitly."""
     figure = config.figure
     useless = [key for key in ("format", *COMMON) if config[key] is not None]
     if config.animate and useless:
@@ -89,7 +91,7 @@ def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
 def figures(
     config: DictConfig, described: dict[str, DictConfig], by_name: bool, view: View, out: Path
 ) -> Iterator[Path]:
-    """Draw figures and yield their files; one that does not fit the model is an error only if the user named it."""
+    """Draw figures and yield their files; it is an error if a figure that the user named does not fit the model."""
     out.mkdir(parents=True, exist_ok=True)
     drawings = build_each(OmegaConf.create({"figures": described}), "figures")
     for name, drawing in drawings.items():
@@ -104,7 +106,7 @@ def figures(
         key = min(useless)
         raise ConfigError(f"{key}={common[key]}: not an option of {', '.join(drawings)}")
     if not by_name:
-        _ = view.label  # reads the data, so that an error in them is not taken for a figure that does not fit
+        _ = view.label  # read the data, so that an error in them is not mistaken for a figure that does not fit
     for name, drawing in drawings.items():
         try:
             changed = drawing.changed(**{key: common[key] for key in common if key in drawing.options(view)})
@@ -125,14 +127,14 @@ def figures(
 
 
 def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
-    """Write samples from the prior, or from the classes in `labels`, and yield the file or the directory.
+    """Write samples from the prior or from the classes in `labels`, and yield the output file or directory.
 
-    A conditional model samples z from p(z|c), and uses all classes in turn if `labels` is null. Any other model samples
-    z from a Gaussian fitted to each class.
+    For a conditional model, z is sampled from p(z|c), for all classes in turn if `labels` is null. For any other model,
+    samples from classes are drawn from a Gaussian fitted to each class.
 
-    `samples.npz` contains the arrays `z` (N, D), `mean` (N, C, H, W), which is E[x|z], `sample` (N, C, H, W), which is
-    drawn from p(x|z), all float32, and `label` (N,) for samples of classes. PNGs are written to `samples/mean/` and
-    `samples/sample/`, one file per image.
+    `samples.npz` contains the float32 arrays `z` (N, D), `mean` (N, C, H, W), which is E[x|z], and `sample`
+    (N, C, H, W), which is drawn from p(x|z), and, for samples from classes, `label` (N,). PNG files are written to
+    `samples/mean/` and `samples/sample/`, one per image.
     """
     if not view.has_density:
         raise ConfigError(f"format={config.format}: needs a model with a prior, which an autoencoder does not have")
@@ -161,7 +163,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     for name, each in images.items():
         folder = out / "samples" / name
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("[0-9]*.png"):  # of earlier samples
+        for old in folder.glob("[0-9]*.png"):  # from earlier samples
             old.unlink()
         for number, (image, kind) in enumerate(zip(each, kinds, strict=True)):
             pixels = tiles(image[None, None], config.scale or 1)
@@ -170,7 +172,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
 
 
 def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> Iterator[Path]:
-    """Make a GIF of each figure from the epochs at which training has drawn it, and yield the files."""
+    """Create a GIF of each figure from the images drawn during training, and yield the files."""
     made = False
     for name in names:
         epochs = sorted((folder / name).glob("epoch-*.png"))

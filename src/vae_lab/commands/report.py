@@ -1,6 +1,6 @@
-"""Write the report of a run, `report.html`, which training does when it completes.
+"""Write the report of a run, `report.html`, which is also written when training completes.
 
-The report is one self-contained file with embedded figures and without scripts.
+The report is a single self-contained file with embedded figures and no scripts.
 """
 
 import base64
@@ -30,9 +30,9 @@ from vae_lab.training import loggers
 log = logging.getLogger(__name__)
 
 MOST_EARLIER = 4  # number of earlier images shown for each figure
-MOST_BYTES = 4_500_000  # of all images in a report
-LOSSLESS = 100_000  # bytes up to which an image is embedded unchanged; larger ones are converted to WebP
-LONGEST = 4000  # largest side of a converted image, in pixels
+MOST_BYTES = 4_500_000  # largest total size of the images in a report
+LOSSLESS = 100_000  # size in bytes up to which images are embedded unchanged; larger ones are converted to WebP
+LONGEST = 4000  # longest side of a converted image, in pixels
 
 
 def run(config: DictConfig, *_: object) -> Path:
@@ -42,7 +42,7 @@ def run(config: DictConfig, *_: object) -> Path:
 
 
 def write(path: Path, file: Path | None = None) -> Path:
-    """Write the report of the run in the directory `path`, and return its path.
+    """Write the report of the run in the directory `path`, and return the path of the report.
 
     Args:
         path: the run directory.
@@ -62,7 +62,7 @@ def write(path: Path, file: Path | None = None) -> Path:
 
 
 def content(path: Path) -> dict[str, Any]:
-    """Return the variables of the template."""
+    """Return the variables for the template."""
     config, metrics = directory.stored_config(path), directory.read_json(path / "metrics.json")
     given, begun = directory.stored_overrides(path), directory.read_json(path / ".hydra" / "provenance.json")
     words, last_epoch = captions(path, config), {}
@@ -106,15 +106,15 @@ def class_name(part: Any) -> str:
 
 @cache
 def defaults() -> DictConfig:
-    """Return the default configuration of `train`; composing it takes a third of a second, for each job of a sweep."""
+    """Return the default configuration of `train`, cached because composing it takes a third of a second."""
     return compose("train", [])[0]
 
 
 def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and default of the values that differ from the defaults.
+    """Yield the key, value and default for each value that differs from its default.
 
-    A component that replaces the default component is one row with all its options. Values that interpolate another key
-    by default, and still agree with it, are omitted.
+    A component that replaces the default component is a single row with all its options. A value whose default is an
+    interpolation of another key is omitted if it still equals the value of that key.
     """
     expressions, there = (dict(changes.flat(OmegaConf.to_container(each))) for each in (defaults(), config))
     found = changes.changes(defaults(), config)
@@ -138,7 +138,7 @@ def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def follows(config: DictConfig, key: str, default: Any) -> bool:
-    """Return whether a value is equal to its default, an interpolation such as `${seed}`, in a configuration."""
+    """Return whether a value in a configuration equals its default, which is an interpolation such as `${seed}`."""
     if not isinstance(default, str) or "${" not in default:
         return False
     whole = OmegaConf.merge(config)
@@ -147,7 +147,7 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
 
 
 def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the overrides that repeat a training: the original ones, updated by later changes on resume."""
+    """Return the overrides that reproduce a run: the original ones, updated with later changes on resume."""
     file = path / ".hydra" / "config.yaml"
     begun = directory.read_yaml(file) if file.exists() else OmegaConf.create()
     before, after = (dict(changes.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
@@ -174,7 +174,7 @@ def drawn(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures that `generate` has drawn of the run."""
+    """Yield the figures drawn by `generate` for the run."""
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
             last, look_for = picture(file, "completed run"), words.get(file.stem, "")
@@ -182,7 +182,7 @@ def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, 
 
 
 def fit(figures: Sequence[dict[str, Any]]) -> None:
-    """Remove the data of images that would exceed `MOST_BYTES`, earlier images first."""
+    """Remove the data of images that exceed `MOST_BYTES` in total, starting with earlier images."""
     room = MOST_BYTES
     for each in [figure["last"] for figure in figures] + [each for figure in figures for each in figure["earlier"]]:
         each["data"] = each["data"] if len(each["data"]) <= room else ""
@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the captions of all figures by name, those of the run first and in their order."""
+    """Return the captions of all figures by name, starting with the figures of the run in their order."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second
@@ -221,7 +221,7 @@ def picture(file: Path, words: str) -> dict[str, Any]:
 
 
 def class_rows(file: Path) -> list[dict[str, Any]]:
-    """Return name, images and mse of each class from `class_mse.csv`; mse is None for a class without images."""
+    """Return the name, images and mse of each class from `class_mse.csv`; mse is None for classes without images."""
     if not file.exists():
         return []
     try:
@@ -230,5 +230,5 @@ def class_rows(file: Path) -> list[dict[str, Any]]:
                 {"name": row["name"], "images": int(row["images"]), "mse": float(row["mse"]) if row["mse"] else None}
                 for row in csv.DictReader(lines)
             ]
-    except (KeyError, TypeError, ValueError, csv.Error) as error:  # ValueError: also not UTF-8
+    except (KeyError, TypeError, ValueError, csv.Error) as error:  # ValueError: also if not UTF-8
         raise DataError(f"{file}: corrupt; expected columns class, name, images and mse") from error

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
     """Train a model in the run directory `path`, test its best checkpoint and write the results.
 
-    If the directory contains a completed run with the same configuration, it is loaded; an interrupted one is resumed.
+    If the directory contains a run with the same configuration, a completed run is loaded, and an interrupted one is
+    resumed.
     """
     config = changes.settled(config, path, overrides)
     completed = not directory.is_new(path) and directory.read_json(path / "metrics.json")
@@ -49,7 +50,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         figures = {name: callbacks.pop(name) for name, each in [*callbacks.items()] if isinstance(each, Figure)}
         left_out = leave_out(figures, view)
         writers = checkpoints.writers(path / "checkpoints", monitor, config.checkpoint_every)
-        # Clock comes after DrawFigures, which draws the figures of the previous epoch first
+        # Clock comes after DrawFigures, so that it does not time the figures for the previous epoch
         own = [DrawFigures([*figures.values()]), clock, *writers]
         trainer = build_trainer(config, path, [*callbacks.values(), *own])
         if trainer.world_size > 1 and not HydraConfig.initialized():
@@ -126,7 +127,7 @@ def start_from_data(module: VAEModule, data: ImageData) -> None:
 
 
 def page_of(path: Path) -> Path | None:
-    """Write the report of a completed run and return its path; if that fails, log a warning and return None."""
+    """Write the report of a completed run and return the path, or log a warning and return None if that fails."""
     try:
         return report.write(path)
     except Exception as error:
@@ -135,7 +136,7 @@ def page_of(path: Path) -> Path | None:
 
 
 def leave_out(figures: dict[str, Figure], view: View) -> str:
-    """Remove the optional figures that do not fit the model, and return their names with the reasons.
+    """Remove the optional figures that do not fit the model, and return their names with reasons.
 
     Raises:
         ConfigError: if a figure that is not optional does not fit the model.

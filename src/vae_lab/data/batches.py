@@ -1,4 +1,4 @@
-"""Order of the images in an epoch, and the random seed of each step."""
+"""The order of the images in an epoch and the random seed for each step."""
 
 from collections.abc import Iterator
 from enum import IntEnum
@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 
 class Stream(IntEnum):
-    """Purposes of random numbers; each has independent seeds."""
+    """Purposes of random numbers, each with independent seeds that depend on the numbers in parentheses."""
 
     SPLIT = 1  # (seed)
     TRAINING = 2  # order: (seed, epoch); steps: (seed, epoch, rank)
@@ -21,25 +21,26 @@ class Stream(IntEnum):
 
 
 class Plan(NamedTuple):
-    """Indices of the images of one step (B,), and the seed of its random numbers."""
+    """Indices of the images in one step (B,), and the seed for its random numbers."""
 
     indices: Tensor
     seed: int
 
 
 class Batches(Sampler[Plan]):
-    """Yields the plan of each step; the order depends on (seed, epoch), the seed of a step also on its position.
+    """Yields the plan for each step of an epoch, which depends only on (seed, epoch, rank) and the index of the step.
 
-    With several processes, each gets an equal share of the order. If the order is shuffled, images that cannot be
-    shared equally are omitted from the epoch, and a trailing batch of one image is merged into the batch before it,
-    because batch norm needs a variance. Without shuffling, as in a test, no image is omitted.
+    With multiple processes, each gets an equal share of the images. With shuffling, images that cannot be shared
+    equally are omitted from the epoch, and a trailing batch of one image is merged into the batch before it, because
+    batch norm needs a variance. Without shuffling, as in testing, no image is omitted.
 
     Args:
         size: number of images.
         batch_size: number of images per step and process.
-        seed: seed of the order and of the steps.
-        shuffle: whether the order is random and differs between epochs. Otherwise order and seeds are the same in all.
-        epoch: first epoch; Lightning then calls `set_epoch`.
+        seed: seed for the order and the steps.
+        shuffle: whether the order is random and differs between epochs; otherwise, all epochs have the same order and
+            seeds.
+        epoch: first epoch; for later epochs, Lightning calls `set_epoch`.
         rank: index of this process.
         world_size: number of processes.
     """
@@ -63,7 +64,7 @@ class Batches(Sampler[Plan]):
 
     @property
     def share(self) -> slice:
-        """The part of an order that this process gets."""
+        """The slice of an order that is assigned to this process."""
         whole = self.size - self.size % self.world_size if self.shuffle else self.size
         return slice(self.rank, whole, self.world_size)
 
@@ -96,7 +97,7 @@ def generator(stream: Stream, *numbers: int) -> torch.Generator:
 
 
 def split_off_test(size: int, fraction: float, train: bool) -> Tensor:
-    """Return the indices of the training or test split, for a data set without a test split."""
+    """Return the indices of the training or test split for a data set that has no separate test split."""
     order = torch.randperm(size, generator=generator(Stream.TEST_SPLIT))
     count = max(1, int(fraction * size))
     return order[count:] if train else order[:count]

@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 class Folder(ImageData):
     """The images in `<root>/train/<class>/` and `<root>/test/<class>/` and their subdirectories.
 
-    Images are converted to grey or RGB and resized to `shape`, without keeping their aspect ratio. Transparency, EXIF
-    orientation and files with other suffixes than `SUFFIXES` are ignored. If there is no directory `test`, a fraction
-    of the training images becomes the test split, by a permutation that does not depend on the seed.
+    Images are converted to greyscale or RGB and resized to `shape` without preserving their aspect ratio. Transparency,
+    EXIF orientation and files whose suffix is not in `SUFFIXES` are ignored. Without a `test` directory, a fraction of
+    the training images becomes the test split, chosen by a permutation that does not depend on the seed.
 
     Args:
         root: directory that contains `train` and, optionally, `test`.
-        shape: shape of the images after resizing, (1, H, W) for grey or (3, H, W) for colour.
+        shape: shape of the images after resizing, (1, H, W) for greyscale or (3, H, W) for colour.
         classes: expected number of classes; None for any number of at least two.
-        test_fraction: fraction of the training images that becomes the test split if there is no directory `test`.
-        skip_unreadable: whether files that cannot be read are skipped with a warning instead of raising an error.
-        options: the options of `ImageData`.
+        test_fraction: fraction of the training images that becomes the test split if there is no `test` directory.
+        skip_unreadable: whether to skip files that cannot be read with a warning instead of raising an error.
+        options: options of `ImageData`.
 
     Raises:
         ValueError: if the number of channels in `shape` is neither 1 nor 3.
@@ -60,7 +60,7 @@ class Folder(ImageData):
         self.skip_unreadable = skip_unreadable
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, *shape) and labels (N,); classes are numbered in alphabetical order."""
+        """Return images (N, *shape) and labels (N,), with classes numbered in alphabetical order."""
         files, labels = self.files(train)
         images = torch.empty(len(files), *self.shape, dtype=torch.uint8)
         kept, unreadable = torch.ones(len(files), dtype=torch.bool), []
@@ -82,7 +82,7 @@ class Folder(ImageData):
         return images[kept], labels[kept]
 
     def files(self, train: bool) -> tuple[list[Path], Tensor]:
-        """Return the files of a split and their labels (N,)."""
+        """Return the files in a split and their labels (N,)."""
         names = folders(self.root / "train")
         if not names:
             raise DataError(f"data.root={self.root}: expected directories train/<class> with images")
@@ -123,7 +123,7 @@ class Folder(ImageData):
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file has the suffix of an image and is not hidden or in a hidden directory."""
+    """Return whether a file has an image suffix and is neither hidden nor in a hidden directory."""
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 

@@ -25,13 +25,13 @@ ImageShape = Annotated[Sequence[PositiveInt], Len(3, 3)]  # (C, H, W)
 
 @dataclass(eq=False)  # not frozen: with 64-true, Lightning sets the fields of a batch
 class Images(Dataset["Images"]):
-    """Images of a split or of one step; a split is indexed with a plan and returns the images of a step.
+    """The images in a split or a step. Indexing a split with a plan returns the images for a step.
 
     Attributes:
-        image: grey or colour values from 0 to 255 (N, C, H, W), uint8.
+        image: greyscale or colour values from 0 to 255 (N, C, H, W), uint8.
         label: class of each image (N,), int64.
-        binary: pixels 0 or 1 if they are drawn only once (N, C, H, W), uint8; otherwise None.
-        seed: seed of the random numbers of a step; not used for a split.
+        binary: binary pixels (N, C, H, W), uint8, if they are drawn only once; otherwise None.
+        seed: seed for the random numbers in a step; not used for a split.
     """
 
     image: Tensor
@@ -43,7 +43,7 @@ class Images(Dataset["Images"]):
         return len(self.label)
 
     def __getitem__(self, plan: Plan) -> "Images":
-        """Return the images of one step."""
+        """Return the images for one step."""
         return self.part(*plan)
 
     def part(self, indices: Tensor, seed: int = 0) -> "Images":
@@ -53,7 +53,7 @@ class Images(Dataset["Images"]):
         return replace(self.each(lambda values: values.index_select(0, indices)), seed=seed)
 
     def to(self, device: torch.device) -> "Images":
-        """Return the images on a device; copies from pinned memory to a GPU are asynchronous."""
+        """Return the images on a device; copying from pinned memory to a GPU is asynchronous."""
         return self.each(lambda values: values.to(device, non_blocking=device.type == "cuda"))
 
     def pin_memory(self) -> "Images":
@@ -71,7 +71,7 @@ class InMemory:
 
     Args:
         images: images on the training device.
-        sampler: plans of the steps.
+        sampler: yields the plan for each step.
     """
 
     def __init__(self, images: Images, sampler: Batches) -> None:
@@ -89,27 +89,28 @@ Loader = InMemory | DataLoader[Images]
 
 
 class ImageData(LightningDataModule, ABC):
-    """Base class of data sets: reads images into memory, splits and binarizes them, and makes batches.
+    """Base class for data sets, which reads images into memory, splits and binarizes them, and creates batches.
 
     Args:
         shape: shape of one image (C, H, W).
         classes: number of classes; None to determine it from the labels.
         batch_size: number of images per batch and process.
-        val_fraction: validation split, as a fraction of the training split, 0 ≤ f < 1, or a number of images ≥ 2.
-        binarize: `none` keeps grey values; `threshold` sets pixels to x > 0.5; `dynamic` sets a pixel to 1 with
-            probability x, drawn anew in each training step, but once and with a fixed seed for validation and test;
-            `static` draws all pixels only once.
-        binarize_input: whether the encoder's input is binarized. Otherwise only the target is.
-        noise: module that corrupts the encoder's input (B, C, H, W), in training only unless its attribute
-            `in_evaluation` is true. The target is never corrupted.
-        rotation: augmentation: largest rotation of a training image in either direction, in degrees.
-        shift: augmentation: largest shift of a training image in each direction, in pixels.
-        num_workers: number of processes that load batches from images in CPU memory. With 0, which is the fastest, the
+        val_fraction: size of the validation split: a fraction of the training images, 0 ≤ f < 1, or a number of
+            images ≥ 2.
+        binarize: `none` keeps greyscale values; `threshold` sets a pixel to 1 if x > 0.5, else to 0; `dynamic` sets a
+            pixel to 1 with probability x, resampled at each training step, but sampled only once, with a fixed seed,
+            for validation and testing; `static` samples all pixels only once.
+        binarize_input: whether the encoder's input is binarized; otherwise, only the target is.
+        noise: module that corrupts the encoder's input (B, C, H, W), during training only unless its `in_evaluation`
+            attribute is true. The target is never corrupted.
+        rotation: largest rotation of a training image in either direction for augmentation, in degrees.
+        shift: largest shift of a training image in each direction for augmentation, in pixels.
+        num_workers: number of processes that load batches from images in CPU memory. With 0, which is fastest, the
             images are stored on the device.
-        seed: seed of the validation split, the order of the images and the random numbers of each step.
+        seed: seed for the validation split, the order of the images and the random numbers of each step.
 
     Raises:
-        ValueError: if `shift` is not less than the size of the image, or static binarization is combined with
+        ValueError: if `shift` is not less than the shorter side of the image, or static binarization is combined with
             augmentation.
     """
 
@@ -152,7 +153,7 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def test_label(self) -> Tensor:
-        """Class of each test image (N,); reads the images on first use.
+        """Class of each test image (N,); the images are read on first use.
 
         Raises:
             DataError: if the images are missing or corrupt.
@@ -160,11 +161,11 @@ class ImageData(LightningDataModule, ABC):
         return self._test().label
 
     def test_batch(self, indices: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
-        """Return the test images with the given indices (M,), with the binarization and noise of the test."""
+        """Return the test images with the given indices (M,), with the binarization and noise used for testing."""
         return self.batch(self._test().part(indices).to(device), False, dtype)
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield indices and images of each step of a test in one process, with the noise of that step."""
+        """Yield the indices and images for each test step in a single process, with the noise for that step."""
         for plan in Batches(len(self._test()), self.batch_size, self.seed, shuffle=False):
             seed_device(plan.seed, device)
             yield plan.indices, self.test_batch(plan.indices, device, dtype)
@@ -185,7 +186,7 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, by default their numbers; empty if the number of classes is not known yet."""
+        """Names of the classes, by default their numbers; empty if the number of classes is not yet known."""
         count = self.classes
         if self.names is None and count is None and self.test is not None:
             count = int(self.test.label.max()) + 1
@@ -229,13 +230,13 @@ class ImageData(LightningDataModule, ABC):
             )
         order = torch.randperm(size, generator=generator(Stream.SPLIT, self.seed))
         self.val = whole.part(order[:val_size])
-        if self.binarize == "dynamic":  # training draws new pixels in each step
+        if self.binarize == "dynamic":  # training samples new pixels at each step
             whole.binary = None
         self.train = whole.part(order[val_size:])
         self.test = self._load(train=False)
 
     def _load(self, train: bool) -> Images:
-        """Return the training or test split, with binary pixels if they are drawn only once.
+        """Return the training or test split, with binary pixels if they are sampled only once.
 
         Raises:
             ConfigError: if a label is not less than `classes`.
@@ -257,7 +258,7 @@ class ImageData(LightningDataModule, ABC):
         return [self._loader(self.val, shuffle=False)] if self.val is not None and len(self.val) else []
 
     def test_dataloader(self) -> Loader:
-        """Return the test batches, which contain every image once for any number of processes."""
+        """Return the test batches, which contain every image exactly once for any number of processes."""
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, images: Images | None, shuffle: bool) -> Loader:
@@ -288,22 +289,22 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
-        """Move a batch to the device, ten times as fast as Lightning, which searches nested structures."""
+        """Move a batch to the device ten times as fast as Lightning, which searches nested structures."""
         return batch.to(device)
 
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
-        """Convert a batch to floating point on its device, and seed the random numbers of the step."""
+        """Convert a batch to floating point on its device, and set the random seed for the step."""
         assert self.trainer is not None
         seed_device(batch.seed, batch.image.device)
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
         return self.batch(batch, self.trainer.training, dtype)
 
     def batch(self, images: Images, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
-        """Augment, convert, binarize and corrupt the images of one step on their device.
+        """Augment, convert, binarize and corrupt the images for one step on their device.
 
         Args:
-            images: the images of one step.
-            training: whether to apply augmentation and noise, and to draw new pixels for `dynamic`.
+            images: the images for one step.
+            training: whether to apply augmentation and noise, and to sample new pixels for `dynamic`.
             dtype: type of the pixel values.
         """
         image, label, binary = images.image, images.label, images.binary
@@ -326,7 +327,7 @@ class ImageData(LightningDataModule, ABC):
 
 
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
-    """Return 1 with probability image/255 for each pixel, else 0, uint8.
+    """Return 1 with probability image/255, and 0 otherwise, for each pixel, as uint8.
 
     The probability is exact: r < x for a random integer r from 0 to 254.
     """

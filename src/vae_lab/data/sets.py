@@ -15,13 +15,13 @@ from vae_lab.errors import DataError
 
 
 class Downloaded(ImageData):
-    """Base class of torchvision data sets, which are downloaded if missing and verified by checksum.
+    """Base class for torchvision data sets, which are downloaded if missing and verified by checksum.
 
-    A subclass sets `source` and `folder`.
+    Subclasses define `source` and `folder`.
 
     Args:
         root: directory that contains `folder`; missing files are downloaded to it.
-        options: the options of `ImageData`.
+        options: options of `ImageData`.
     """
 
     source: str  # class in torchvision.datasets
@@ -33,7 +33,7 @@ class Downloaded(ImageData):
         self.root = Path(root).expanduser()
 
     def open(self, train: bool, download: bool) -> Any:
-        """Return the torchvision data set of the training or test split."""
+        """Return the torchvision data set for the training or test split."""
         from torchvision import datasets
 
         return getattr(datasets, self.source)(str(self.root), train=train, download=download)
@@ -51,14 +51,14 @@ class Downloaded(ImageData):
         try:
             self.opened(train=False, download=True)
         except DataError:
-            with suppress(OSError):  # keeps files that were downloaded in part
+            with suppress(OSError):  # keep partially downloaded files
                 for folder in new:
                     if folder.exists():
                         folder.rmdir()
             raise
 
     def opened(self, train: bool, download: bool = False) -> Any:
-        """Call `open` and report its errors.
+        """Call `open` and convert its errors to a DataError.
 
         Raises:
             DataError: if the data are missing and cannot be downloaded, or are corrupt.
@@ -75,7 +75,7 @@ class Downloaded(ImageData):
 
 
 class MNIST(Downloaded):
-    """MNIST by LeCun, Cortes and Burges: 60,000 + 10,000 handwritten digits (28×28, grey)."""
+    """MNIST by LeCun, Cortes and Burges: 60,000 + 10,000 handwritten digits (28×28, greyscale)."""
 
     source = "MNIST"
     folder = "MNIST/raw"
@@ -100,9 +100,9 @@ class CIFAR10(Downloaded):
 
 
 class Digits(ImageData):
-    """The 1,797 handwritten digits (8×8, 17 grey levels) included in scikit-learn; no download.
+    """The 1,797 handwritten digits (8×8, 17 grey levels) included in scikit-learn, which need no download.
 
-    A fifth of them is the test split, by a permutation that does not depend on the seed.
+    A fifth of the images form the test split, chosen by a permutation that does not depend on the seed.
     """
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from vae_lab.training.compiled import Compiled
 from vae_lab.training.module import VAEModule
 from vae_lab.workarounds import onednn
 
-# errors by which classes, Hydra and Lightning reject values
+# errors that components, Hydra and Lightning raise to reject values
 REFUSALS = (InstantiationException, MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
@@ -39,9 +39,9 @@ def build_module(config: DictConfig) -> VAEModule:
     """Return the module that a configuration describes, with new weights.
 
     Raises:
-        ConfigError: if a component rejects its options, or components are not compatible.
+        ConfigError: if a component rejects its options, or if components are incompatible.
     """
-    part("data", config.data)  # before the shape, which is missing too if there is no component
+    part("data", config.data)  # before the shape, which is also missing if there is no component
     with blame("data"):
         image = image_shape(shape=plain(config.data).get("shape"))
     posterior, likelihood, prior = (build(config, group) for group in ("posterior", "likelihood", "prior"))
@@ -66,7 +66,7 @@ def build_module(config: DictConfig) -> VAEModule:
     optimizer = build(config, "optimizer")
     module = VAEModule(vae, objective, optimizer, build(config, "scheduler") if config.scheduler else None)
     # create the optimizer and run the model once here, so that errors appear before training
-    by_torch = str(config.optimizer._target_).startswith("torch.")  # other optimizers may have other rules
+    by_torch = str(config.optimizer._target_).startswith("torch.")  # other optimizers may have different rules
     own = getattr(objective, "optimizer_options", None) or {}
     with blame("objective"):
         trained = module.trained()
@@ -97,7 +97,7 @@ def build_module(config: DictConfig) -> VAEModule:
 
 @checked
 def image_shape(shape: ImageShape) -> tuple[int, ...]:
-    """Return the checked shape of the images (C, H, W), which the model needs before the data are read."""
+    """Return the validated shape of the images (C, H, W), which the model needs before the data are read."""
     return tuple(shape)
 
 
@@ -116,7 +116,7 @@ def check_trainer(
 ) -> None:
     """Reject options that Lightning accepts but that vae_lab does not support.
 
-    Distributions and sums need 32 bits, and grey values need more precision than bfloat16.
+    Distributions and sums need 32 bits, and greyscale values need more precision than bfloat16 provides.
     """
 
 
@@ -126,7 +126,7 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def build(config: DictConfig, *keys: str, **more: Any) -> Any:
-    """Return the object, or the partial call, that the configuration at `keys` describes."""
+    """Return the object or partial function described by the configuration at `keys`."""
     key, described = ".".join(keys), reduce(getitem, keys, config)
     part(key, described)
     with blame(key):
@@ -134,18 +134,18 @@ def build(config: DictConfig, *keys: str, **more: Any) -> Any:
 
 
 def build_each(config: DictConfig, group: str) -> dict[str, Any]:
-    """Return the objects of a config group by name; null entries are omitted."""
+    """Return the objects in a config group by name, omitting null entries."""
     # one by one, because instantiate() would convert nested dataclasses to dictionaries
     return {name: build(config, group, name) for name, each in config[group].items() if each is not None}
 
 
 @contextmanager
 def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
-    """Raise errors of a class, Hydra, torch or Lightning as a ConfigError of one line that names the key.
+    """Convert errors from components, Hydra, torch and Lightning to a one-line ConfigError that names the key.
 
     Args:
         group: key of the component in the configuration.
-        only_lightning: whether to convert only errors that Lightning raises, not those of the code that it calls.
+        only_lightning: whether to convert only errors that Lightning itself raises, not those from code that it calls.
 
     Raises:
         ConfigError: in place of the converted error.
@@ -162,17 +162,17 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
             raise
         cause = (isinstance(error, InstantiationException) and error.__cause__) or error
         reason = in_one_line(cause) if isinstance(cause, ValidationError) else one_line(cause) or type(cause).__name__
-        # `activation=Foo: …` in the component `encoder` becomes `encoder.activation=Foo: …`
+        # `activation=Foo: …` in the `encoder` component becomes `encoder.activation=Foo: …`
         names_option = group not in ("model", "labels") and re.match(r"\w+(\[\d+\])?=\S", reason)
         separator = "." if isinstance(cause, ValidationError) or names_option else ": "
         raise ConfigError(f"{group}{separator}{reason}") from error
 
 
 def check_model(module: VAEModule, batch: Batch) -> None:
-    """Check that the draws of a model agree with its attributes, and that each term has one value per image.
+    """Check that the results of `draw` match the model's attributes, and that each term has one value per image.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if one of these checks fails.
     """
     draw, vae = module.vae.draw(batch), module.vae
     sizes = tuple(z.shape[-1] for z in as_tuple(draw.z))
@@ -186,7 +186,7 @@ def check_model(module: VAEModule, batch: Batch) -> None:
 
 
 def blamed(network: Network, group: str) -> Network:
-    """Return a constructor of a network whose errors name the group, for any model class that calls it."""
+    """Return a network constructor whose errors name the config group, for use by any model class."""
 
     def make(in_shape: Shape, out_shape: Shape, **options: Any) -> nn.Module:
         with blame(group):
@@ -196,10 +196,10 @@ def blamed(network: Network, group: str) -> Network:
 
 
 def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
-    """Check that components are compatible with each other, before any data are read.
+    """Check that the components are compatible before any data are read.
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: if they are incompatible.
     """
     if getattr(module.objective, "needs_density", False) and not module.vae.has_density:
         raise ConfigError(
@@ -246,7 +246,7 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
 
 
 def binarization(config: DictConfig) -> str:
-    """Return `data.binarize`, where `auto` is `threshold` for a likelihood of binary pixels, else `none`."""
+    """Return `data.binarize`, replacing `auto` with `threshold` if the likelihood is for binary pixels, else `none`."""
     if config.data.binarize != "auto":
         return config.data.binarize
     support = getattr(part("likelihood", config.likelihood), "support", None)
@@ -258,7 +258,7 @@ def validates(config: DictConfig) -> bool:
 
 
 def part(key: str, described: Any) -> Any:
-    """Return the class or function that the `_target_` of a configuration names."""
+    """Return the class or function named by the `_target_` of a configuration."""
     target = described.get("_target_") if isinstance(described, Mapping) else None
     if target is None:
         raise ConfigError(f"{key}: missing `_target_`; --help lists the available components")
@@ -269,7 +269,7 @@ def part(key: str, described: Any) -> Any:
 
 
 def class_of(described: Any, base: type = object) -> type[Any] | None:
-    """Return the class that a configuration names, or None if it cannot be imported or is not a subclass of `base`."""
+    """Return the class named by a configuration, or None if it cannot be imported or is not a subclass of `base`."""
     try:
         found = part("", described)
     except ConfigError:

@@ -18,17 +18,18 @@ from vae_lab.runs.directory import is_new, stored_config
 
 MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")  # on resume
 
-SAME = {  # equivalent classes of torch in the configurations of earlier runs
+SAME = {  # equivalent torch classes in the configurations of earlier runs
     "torch.optim.lr_scheduler.MultiStepLR": "vae_lab.training.schedulers.Step",
     "torch.optim.lr_scheduler.CosineAnnealingLR": "vae_lab.training.schedulers.Cosine",
 }
 
 
 def settled(config: DictConfig, path: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration of a training in the directory `path`; on resume, the stored one with the changes.
+    """Return the configuration for a run in `path`, which on resume is the stored one with the changes applied.
 
     Raises:
-        ConfigError: if the directory contains a run with a different configuration, or a key cannot change on resume.
+        ConfigError: if the directory contains a run with a different configuration, or a key was changed that
+            cannot change on resume.
         DataError: if the run to resume is missing or corrupt.
     """
     if resumes := config.resume is not None:
@@ -47,7 +48,7 @@ def settled(config: DictConfig, path: Path, overrides: Sequence[str]) -> DictCon
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the stored configuration of the run `config.resume`, changed by the overrides."""
+    """Return the stored configuration of the run `config.resume` with the overrides applied."""
     stored = stored_config(Path(config.resume))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
@@ -68,7 +69,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def changes(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """Return the keys that differ, in the order of the new configuration, with the old and new value (None if missing).
+    """Return the keys that differ, in the order of the new configuration, with old and new values (None if missing).
 
     Figures and their options are ignored.
     """
@@ -83,14 +84,14 @@ def changes(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def differences(path: Path, config: DictConfig) -> list[str]:
-    """Return the differences between a configuration and that of the run in a directory, one line per key."""
+    """Return how a configuration differs from that of the run in the directory `path`, as one line per key."""
     ignored = ("print_every", "checkpoint_every", "logger")
     found = changes(stored_config(path), config).items()
     return [f"{key} was {old}, is now {new}" for key, (old, new) in sorted(found) if not key.startswith(ignored)]
 
 
 def without_figures(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values without its figures, which do not affect training."""
+    """Return a configuration as plain values, without figures, because these do not affect training."""
     values = plain(config)
     callbacks = {name: each for name, each in values.pop("callbacks").items() if not is_figure(each)}
     return {**values, **({"callbacks": callbacks} if callbacks else {})}
@@ -102,7 +103,7 @@ def is_figure(callback: Any) -> bool:
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full keys and the values of nested dictionaries."""
+    """Yield the full keys and values of nested dictionaries."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")

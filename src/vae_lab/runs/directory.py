@@ -30,13 +30,13 @@ RENAMED = {  # module names in the files of earlier runs, and their replacements
     "vae_lab.loggers.": "vae_lab.training.loggers.",
     "vae_lab.schedulers.": "vae_lab.training.schedulers.",
 }
-SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults of keys that earlier runs do not have
+SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults for keys that earlier runs do not have
 OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
 
 
 @rank_zero_only
 def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance: Mapping[str, Any]) -> None:
-    """Write the files with which a run starts: its resolved configuration, overrides and versions."""
+    """Write the initial files of a run: its resolved configuration, overrides and versions."""
     with writable(path):
         for folder in (path / ".hydra", path / "checkpoints"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def is_new(path: Path) -> bool:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Raise an OSError as a DataError of one line."""
+    """Convert an OSError to a one-line DataError."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def writable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Write log messages and tracebacks to `train.log`; also print messages if logging is not configured."""
+    """Write log messages and tracebacks to `train.log`, and also print messages if logging is not configured."""
     root, package = logging.getLogger(), logging.getLogger("vae_lab")
     level, file = package.level, logging.FileHandler(path / "train.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -85,7 +85,7 @@ def recorded(path: Path) -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return the versions of packages and the git revision that produce the results."""
+    """Return the git revision and the package versions with which results are produced."""
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     return {
         "git/revision": revision(),
@@ -96,7 +96,7 @@ def provenance() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """Return the git revision of the source, with `-dirty` if files have changed, or None outside a checkout."""
+    """Return the git revision of the source code, with `-dirty` if files have changed, or None outside a checkout."""
     source = Path(__file__).resolve().parents[1]
     if not (source.parents[1] / ".git").exists():
         return None
@@ -123,7 +123,7 @@ def stored_config(path: Path) -> DictConfig:
 
 
 def stored_overrides(path: Path) -> list[str]:
-    """Return the overrides of a run, except those for Hydra, such as its directory."""
+    """Return the overrides of a run, except overrides of Hydra's own keys such as `hydra.run.dir`."""
     file = path / ".hydra" / "overrides.yaml"
     given = OmegaConf.to_container(read_yaml(file)) if file.exists() else []
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
@@ -132,7 +132,7 @@ def stored_overrides(path: Path) -> list[str]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the content of a YAML file of a run, with the current names of classes."""
+    """Return the contents of a YAML file of a run, with the names of renamed classes updated."""
     try:
         text = file.read_text(encoding="utf-8")
         for old, new in RENAMED.items():
@@ -143,7 +143,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty if it does not exist, such as `metrics.json` of an interrupted run.
+    """Return the contents of a JSON file, or an empty dictionary if the file does not exist.
 
     Raises:
         DataError: if the file is corrupt.

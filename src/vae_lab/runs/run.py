@@ -23,14 +23,14 @@ from vae_lab.view import View
 
 @dataclass(frozen=True)
 class Run:
-    """A training and its results.
+    """A training run and its results.
 
     Attributes:
         path: the run directory.
         config: the resolved configuration.
         module: the model, with the weights of a checkpoint.
-        data: the data, read by `data.setup()`.
-        metrics: the content of `metrics.json`; empty if the run is not completed.
+        data: the data; `data.setup()` reads them.
+        metrics: the contents of `metrics.json`; empty if the run has not completed.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Run:
     metrics: dict[str, Any]
 
     def view(self) -> View:
-        """Return the view that figures draw, as in `figures.Samples(n=16).draw(run.view())`."""
+        """Return the view from which figures are drawn, as in `figures.Samples(n=16).draw(run.view())`."""
         return View(self.module.vae, self.data, self.module.epoch, partial(read_history, self.path))
 
 
@@ -52,7 +52,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
         checkpoint: `best` (`last` if the run has no validation), `last`, or a checkpoint kept by `checkpoint_every`,
             such as `epoch-0010`.
         device: a device such as `cpu` or `cuda`; `auto` selects a GPU if one is available.
-        data: options of the data to change, such as `{"root": …}`, or the configuration of other data.
+        data: data options to change, such as `{"root": …}`, or the configuration of different data.
 
     Raises:
         DataError: if the directory is not a run directory, or the checkpoint is missing or corrupt.
@@ -67,7 +67,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
 
 
 def with_data(config: DictConfig, data: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration of a run with other data of the same shape, or with other options of its data."""
+    """Return the configuration of a run with different data of the same shape, or with different data options."""
     if "_target_" not in data:
         if unknown := set(data) - set(config.data):
             raise ConfigError(unknown_key(f"data.{min(unknown)}", config.data))

@@ -16,7 +16,7 @@ from vae_lab.workarounds import lightning
 
 
 def build_trainer(config: DictConfig, path: Path, callbacks: list[Callback]) -> Trainer:
-    """Return the Trainer with the given callbacks, the built-in loggers and those of the configuration."""
+    """Return the Trainer with the given callbacks, the built-in loggers and those from the configuration."""
     bar = sys.stdout.isatty() if config.trainer.enable_progress_bar is None else config.trainer.enable_progress_bar
     with blame("trainer.plugins"):
         plugins = instantiate(config.trainer.plugins, _convert_="all") if config.trainer.get("plugins") else []

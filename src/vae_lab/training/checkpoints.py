@@ -18,9 +18,9 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
     """Return the callbacks that write `last.ckpt`, `best.ckpt` and numbered checkpoints such as `epoch-0010.ckpt`.
 
     Args:
-        folder: directory of the checkpoints.
-        monitor: metric that selects `best.ckpt`: `val/mse` is minimised, any other is maximised. None for no
-            `best.ckpt`.
+        folder: directory for the checkpoints.
+        monitor: metric that selects `best.ckpt`: `val/mse` is minimised, and any other metric is maximised; None for
+            no `best.ckpt`.
         every: number of epochs between numbered checkpoints; None for no numbered checkpoints.
     """
     kept: list[ModelCheckpoint] = []
@@ -41,9 +41,9 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 
 
 class Files(TorchCheckpointIO):
-    """Writes checkpoints to a temporary file that is renamed when complete.
+    """Writes each checkpoint to a temporary file that is renamed when it is complete.
 
-    Lightning builds a checkpoint in memory and copies it to disk, which takes two to four times as long.
+    Lightning instead builds the checkpoint in memory and copies it to disk, which takes two to four times as long.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -51,13 +51,13 @@ class Files(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # with an open file, torch raises an OSError if the disk is full
+        # given an open file, torch raises an OSError if the disk is full
         with replacing(Path(path)) as beside, beside.open("wb") as file:
             torch.save(checkpoint, file)
 
 
 class Movable(QuickStateKey, ModelCheckpoint):
-    """A ModelCheckpoint that still finds its checkpoints after the run directory was moved."""
+    """A ModelCheckpoint that still finds its checkpoints after the run directory has been moved."""
 
     def __init__(self, folder: Path, filename: str, **options: Any) -> None:
         super().__init__(folder, filename, enable_version_counter=False, **options)
@@ -79,10 +79,10 @@ class Numbered(Movable):
 
 
 def find(folder: Path, name: str = "best") -> Path:
-    """Return the path of a checkpoint; `best` falls back to `last` if the run has no `best`.
+    """Return the path of a checkpoint, falling back from `best` to `last` if the run has no best checkpoint.
 
     Raises:
-        DataError: if it does not exist.
+        DataError: if the checkpoint does not exist.
     """
     for stem in (name, "last") if name == "best" else (name,):
         path = folder / f"{stem}.ckpt"
@@ -95,10 +95,11 @@ def find(folder: Path, name: str = "best") -> Path:
 def restore(module: LightningModule, path: Path) -> dict[str, Any]:
     """Load the weights of a checkpoint into a module and return the whole checkpoint.
 
-    The module stays on its device and takes the precision of the weights.
+    The module stays on its device and is converted to the precision of the weights.
 
     Raises:
-        DataError: if the checkpoint is corrupt or of a different model, or contains more than tensors and plain values.
+        DataError: if the checkpoint is corrupt, belongs to a different model, or contains more than tensors and plain
+            values.
     """
     checkpoint = read(path)
     try:
@@ -113,7 +114,7 @@ def restore(module: LightningModule, path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint on the CPU, without executing code from it."""
+    """Return the contents of a checkpoint, loaded onto the CPU without executing any code from it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

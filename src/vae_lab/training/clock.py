@@ -9,11 +9,11 @@ from vae_lab.training.module import VAEModule
 
 
 class Clock(Callback):
-    """Measures the seconds of each epoch without its validation, as `train/seconds`.
+    """Records the duration of each epoch in seconds, excluding validation, as `train/seconds`.
 
     Attributes:
-        totals: sums over all epochs, including those before a resume: `seconds` with validation, `step_seconds` without
-            validation, and the number of `images` trained on.
+        totals: sums over all epochs, including those before a resume: `seconds` including validation, `step_seconds`
+            excluding validation, and `images`, the number of images trained on.
     """
 
     def __init__(self) -> None:

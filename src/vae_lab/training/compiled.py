@@ -1,4 +1,4 @@
-"""`compile=true`: an objective compiled by torch.compile."""
+"""`compile=true`: compilation of the objective with `torch.compile`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from vae_lab.objectives import Terms
 
 
 class Compiled:
-    """Compiles the forward and backward pass of an objective for batches of the size of the first batch.
+    """Compiles the forward and backward passes of an objective for batches of the same size as the first.
 
-    Batches of another size, such as the trailing batch of an epoch, are not compiled, because that would take longer
-    than it saves.
+    Batches of any other size, such as the trailing batch of an epoch, run without compilation, because compiling for
+    them would take longer than it saves.
 
     Args:
         objective: the objective to compile.
@@ -23,7 +23,7 @@ class Compiled:
 
     def __init__(self, objective: Callable[[BaseVAE, Batch, int], tuple[Tensor, Terms]]) -> None:
         self.objective = self.compiled = objective
-        self.size = 0  # batch size that it is compiled for
+        self.size = 0  # batch size for which the objective is compiled
 
     def __call__(self, vae: BaseVAE, batch: Batch, step: int) -> tuple[Tensor, Terms]:
         size = len(batch.target)
@@ -37,7 +37,7 @@ class Compiled:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Raise a compilation error as a ConfigError of one line."""
+    """Convert a compilation error to a one-line ConfigError."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:

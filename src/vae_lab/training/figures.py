@@ -1,4 +1,4 @@
-"""Callback that draws figures during training."""
+"""A callback that draws figures during training."""
 
 import csv
 import logging
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class DrawFigures(Callback):
-    """Draws the figures that are due, as `figures/<name>/epoch-0003.png` in the run directory, and logs them.
+    """Draws and logs the figures that are due, and saves them as `figures/<name>/epoch-0003.png` in the run directory.
 
-    Figures are drawn after the checkpoint of the epoch is written. If a figure fails, a warning is logged. `Curves`
-    also writes the KL of each latent dimension to `kl_per_dimension.csv`, and `ClassMse` writes the squared error of
-    each class in the test split to `class_mse.csv`.
+    Figures are drawn after the checkpoint for the epoch has been written. If a figure fails, a warning is logged. With
+    `Curves`, the KL for each latent dimension is also written to `kl_per_dimension.csv`. With `ClassMse`, the squared
+    error for each class in the test split is also written to `class_mse.csv`.
 
     Args:
         figures: the figures to draw.
@@ -41,11 +41,11 @@ class DrawFigures(Callback):
         self.module, self.folder = pl_module, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the epoch from which training resumes; its figures exist, unless drawing was interrupted."""
+        """Store the initial epoch; when a run is resumed, its figures exist unless drawing was interrupted."""
         self.begun = self.module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures of the previous epoch, whose checkpoint has been written."""
+        """Draw the figures for the previous epoch, whose checkpoint has been written."""
         self.keep_kl(trainer)
         epoch = self.module.epoch
         due = [each for each in self.figures if epoch and each.is_due(epoch, last=False)]
@@ -54,22 +54,22 @@ class DrawFigures(Callback):
         self.draw(trainer, due)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures of the last epoch."""
+        """Draw the figures for the last epoch."""
         self.keep_kl(trainer)
         self.draw(trainer, [each for each in self.figures if each.is_due(self.module.epoch, last=True)])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures of the tested weights."""
+        """Draw the figures for the tested weights."""
         self.draw(trainer, [each for each in self.figures if each.after_test])
 
     def draw(self, trainer: Trainer, figures: Sequence[Figure]) -> None:
-        """Draw, save and log figures in the process of rank 0."""
+        """Draw, save and log figures in the process with rank 0."""
         if not trainer.is_global_zero:
             return
         history = partial(loggers.read_history, self.folder)
         view = View(self.module.vae, trainer.datamodule, self.module.epoch, history)  # type: ignore[attr-defined]
         for each in figures:
-            # figures of the test use the precision of the test
+            # figures drawn after the test use the precision of the test
             precision = trainer.precision_plugin.forward_context() if each.after_test else nullcontext()
             with warned(each.name, view.epoch), precision:
                 if trainer.testing and isinstance(each, ClassMse):
@@ -78,11 +78,11 @@ class DrawFigures(Callback):
                 loggers.show(trainer.loggers, f"figures/{each.name}", self.file(each), trainer.global_step)
 
     def file(self, figure: Figure) -> Path:
-        """Return the path of a figure of this epoch."""
+        """Return the path of a figure for the current epoch."""
         return self.folder / "figures" / figure.name / f"epoch-{self.module.epoch:04d}.png"
 
     def keep_kl(self, trainer: Trainer) -> None:
-        """Add a row to `kl_per_dimension.csv` if the KL of each latent dimension is known."""
+        """Add a row to `kl_per_dimension.csv` if the KL for each latent dimension is known."""
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
         found = {
@@ -98,7 +98,7 @@ class DrawFigures(Callback):
 
 @contextmanager
 def warned(name: str, epoch: int) -> Iterator[None]:
-    """Log an error in a figure as a warning of one line."""
+    """Log an error raised by a figure as a one-line warning."""
     try:
         yield
     except Exception as error:
@@ -108,7 +108,7 @@ def warned(name: str, epoch: int) -> Iterator[None]:
 
 
 def write_table(path: Path, means: ClassMeans, names: Sequence[str]) -> None:
-    """Write `class_mse.csv` with the columns class, name, images and mse; mse is empty for a class without images."""
+    """Write `class_mse.csv` with columns class, name, images and mse, where mse is empty for classes without images."""
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(["class", "name", "images", "mse"])

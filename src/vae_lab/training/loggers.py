@@ -1,4 +1,4 @@
-"""Loggers of metrics and figures; the module logs one row of metrics per epoch."""
+"""Loggers for metrics and figures. `VAEModule` logs one row of metrics per epoch."""
 
 import csv
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class _Rows(Logger):
-    """Base of loggers for the rows of epochs; other metrics and hyperparameters are ignored."""
+    """Base class for loggers that log one row of metrics per epoch and ignore other metrics and hyperparameters."""
 
     name = version = ""
 
@@ -43,14 +43,14 @@ class _Rows(Logger):
 
     @abstractmethod
     def add(self, row: dict[str, Any], step: int | None) -> None:
-        """Log the metrics of the epoch `row["epoch"]`."""
+        """Log the metrics for the epoch `row["epoch"]`."""
 
 
 class Curves(_Rows):
-    """Writes one row per epoch to a CSV file, which is complete after each epoch.
+    """Writes one row per epoch to a CSV file that is complete after each epoch.
 
     Args:
-        path: the CSV file. If it exists, the rows of earlier epochs are kept, and those of later epochs are removed.
+        path: the CSV file. If it exists, rows for earlier epochs are kept, and rows for later epochs are removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,10 +67,10 @@ class Curves(_Rows):
 
 
 class Lines(_Rows):
-    """Prints epochs as lines, for output without a progress bar.
+    """Prints the metrics of an epoch as one line, for output without a progress bar.
 
     Args:
-        every: number of epochs from one line to the next; the first and the last epoch are always printed.
+        every: number of epochs between lines; the first and last epochs are always printed.
         epochs: number of the last epoch.
     """
 
@@ -91,9 +91,9 @@ class Lines(_Rows):
 
 
 def is_special(name: str) -> bool:
-    """Return whether a metric is a term of the objective, such as `train/tc`, or of a layer, such as `val/kl_layer1`.
+    """Return whether a metric is specific to an objective, such as `train/tc`, or to a layer, such as `val/kl_layer1`.
 
-    The KL of a layer in training is excluded.
+    The KL of a layer during training is excluded.
     """
     stage, _, term = name.partition("/")
     usual = term.removesuffix("_unnormalised") in USUAL
@@ -102,10 +102,10 @@ def is_special(name: str) -> bool:
 
 @contextmanager
 def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
-    """Log the hyperparameters of a run, and finish its wandb run on exit.
+    """Log the hyperparameters of a run and, on exit, finish its wandb run.
 
     Raises:
-        ConfigError: if a logger cannot start, such as wandb online without an account.
+        ConfigError: if a logger cannot start, for example wandb in online mode without an account.
         DataError: if a logger cannot write.
     """
     with_wandb = any(isinstance(logger, WandbLogger) for logger in loggers)
@@ -126,7 +126,7 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
         failed = 0
     finally:
         run = open_wandb_run()
-        if with_wandb and run is not None:  # or a later run of this process would continue it
+        if with_wandb and run is not None:  # otherwise, a later run in this process would continue it
             run.finish(exit_code=failed)
 
 
@@ -135,7 +135,7 @@ def open_wandb_run() -> Any:
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file of `Curves` as strings; an empty list if it does not exist."""
+    """Return the rows of a CSV file written by `Curves` as strings, or an empty list if the file does not exist."""
     if not path.exists():
         return []
     try:
@@ -153,7 +153,7 @@ def read_history(folder: Path) -> History:
     """Return the history of a run from its `metrics.csv` and `kl_per_dimension.csv`."""
     rows = [{name: float(value) for name, value in row.items() if value} for row in read_curves(folder / "metrics.csv")]
     found = {int(row["epoch"]): row for row in read_curves(folder / KL_FILE)}
-    columns: dict[tuple[str, str], list[str]] = {}  # of each layer and stage, in the order of the latent dimensions
+    columns: dict[tuple[str, str], list[str]] = {}  # for each layer and stage, ordered by latent dimension
     for name in sorted({name for row in found.values() for name in row if "/" in name}, key=place):
         _, layer, stage, _ = place(name)
         columns.setdefault((layer, stage), []).append(name)
@@ -167,10 +167,10 @@ def read_history(folder: Path) -> History:
 
 
 def place(column: str) -> tuple[int, str, str, int]:
-    """Return the sort key of a column of `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
+    """Return the sort key for a column in `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
 
-    The length sorts layer10 after layer2. A column is called `train/0` if there is one stochastic layer, otherwise
-    `train/layer1/0`.
+    Sorting by length puts layer10 after layer2. Column names are of the form `train/0` if there is one stochastic
+    layer, and `train/layer1/0` otherwise.
     """
     stage, *layers, number = column.split("/")
     layer = "".join(layers)
@@ -178,7 +178,7 @@ def place(column: str) -> tuple[int, str, str, int]:
 
 
 def show(loggers: Sequence[Logger], name: str, file: Path, step: int) -> None:
-    """Log a PNG to every logger that supports images; if one fails, log a warning."""
+    """Log a PNG to every logger that supports images, and log a warning if a logger fails."""
     for logger in loggers:
         try:
             if isinstance(logger, TensorBoardLogger):

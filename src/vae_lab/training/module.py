@@ -1,4 +1,4 @@
-"""LightningModule that trains any `BaseVAE` with any objective, on any data."""
+"""A LightningModule that trains any `BaseVAE` with any objective on any data."""
 
 from collections.abc import Callable, Iterable
 from math import isfinite
@@ -21,17 +21,17 @@ UNNORMALISED = "_unnormalised"  # suffix of metrics that do not come from a norm
 
 
 class VAEModule(QuickHookName, LightningModule):
-    """Trains a VAE, and reports ELBO, log-likelihood, KL and squared error in validation and test.
+    """Trains a VAE and reports its ELBO, log-likelihood, KL and squared error during validation and testing.
 
-    For any objective, the metrics of validation and test are at β = 1, include all constants and use one sample of z
-    per image. `mse` is the squared error of the reconstruction from the posterior mean. With an unnormalised
-    likelihood, such as the cross-entropy of grey values, all metrics except the KL, the squared error and the loss are
-    called `…_unnormalised`.
+    For any objective, validation and test metrics are computed at β = 1, with all constants included, from one sample
+    of z per image. `mse` is the squared error of the reconstruction from the posterior mean. With an unnormalised
+    likelihood, such as the cross-entropy of greyscale values, all metrics except the KL, the squared error and the loss
+    have the suffix `_unnormalised`.
 
     Args:
         vae: the model.
-        objective: called with (vae, batch, step); returns the loss and the terms of each image (B,). An objective with
-            weights, such as a discriminator, may define `optimizer_options` for them, such as `{"lr": 1e-4}`.
+        objective: called with (vae, batch, step); returns the loss and the terms for each image (B,). An objective with
+            weights, such as those of a discriminator, may define `optimizer_options` for them, such as `{"lr": 1e-4}`.
         optimizer: called with the parameters; returns an optimizer.
         scheduler: called with the optimizer; returns a learning-rate scheduler, which is stepped once per epoch. None
             keeps the learning rate constant.
@@ -50,12 +50,12 @@ class VAEModule(QuickHookName, LightningModule):
         self.objective = objective
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.sums = Sums()  # of the current training epoch
-        self.evaluation = Sums()  # of the current validation or test
-        self.terms: Terms = {}  # of the current step, to name the one that is not finite
+        self.sums = Sums()  # over the current training epoch
+        self.evaluation = Sums()  # over the current validation or test split
+        self.terms: Terms = {}  # of the current step, to name those that are not finite
         self.numbers: dict[str, float] = {}  # metrics since the last logged row: train/loss, val/elbo, …
-        self.vectors: dict[str, list[float]] = {}  # metrics with a value per latent dimension: val/kl_per_dimension
-        self.epoch = 0  # number of epochs that the weights were trained for
+        self.vectors: dict[str, list[float]] = {}  # metrics with one value per latent dimension: val/kl_per_dimension
+        self.epoch = 0  # number of epochs for which the weights have been trained
 
     @property
     def best_metric(self) -> str:
@@ -65,10 +65,10 @@ class VAEModule(QuickHookName, LightningModule):
         return f"val/elbo{self.ending}"
 
     def trained(self) -> Iterable[Any]:
-        """Return the parameters to train; those of the objective form a second group if it has `optimizer_options`.
+        """Return the parameters to train, with those of the objective in a second group if it has `optimizer_options`.
 
-        All share one optimizer, because Lightning supports only one in automatic optimization, which gradient clipping,
-        gradient accumulation and mixed precision need.
+        All parameters share one optimizer, because Lightning supports only one with automatic optimization, which is
+        required for gradient clipping, gradient accumulation and mixed precision.
         """
         options = getattr(self.objective, "optimizer_options", None)
         if not options:
@@ -87,7 +87,7 @@ class VAEModule(QuickHookName, LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Do nothing; `on_train_epoch_end` steps the scheduler, after the metrics and before the checkpoint."""
+        """Do nothing, because `on_train_epoch_end` steps the scheduler after the metrics and before the checkpoint."""
 
     def on_train_epoch_start(self) -> None:
         self.vectors = {}  # the callbacks have read those of the previous epoch
@@ -100,7 +100,7 @@ class VAEModule(QuickHookName, LightningModule):
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Raise an error if the loss is not finite, before the weights change.
+        """Raise an error before the weights change if the loss is not finite.
 
         Raises:
             NonFiniteError: if the loss is NaN or infinite.
@@ -113,14 +113,14 @@ class VAEModule(QuickHookName, LightningModule):
             )
 
     def on_train_epoch_end(self) -> None:
-        """Step the scheduler, and log the metrics of the epoch and its validation as one row."""
+        """Step the scheduler and log the training and validation metrics of the epoch as one row."""
         self._log("train", self.sums)
         self.epoch = self.current_epoch + 1
         if self.scheduler is not None:
             self._step(self.lr_schedulers())
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch + 1, **self.numbers}, step=self.global_step)
-        self.numbers = {}  # an epoch without validation must not report those of an earlier one
+        self.numbers = {}  # an epoch without validation must not report the metrics of an earlier one
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.evaluation.add(self.evaluate(batch))
@@ -134,19 +134,19 @@ class VAEModule(QuickHookName, LightningModule):
         self._log("test", self.evaluation)
 
     def evaluate(self, batch: Batch) -> Terms:
-        """Return `elbo`, `log_likelihood` and `kl` in nats and `mse` of each image (B,).
+        """Return `elbo`, `log_likelihood` and `kl` in nats, and `mse`, for each image (B,).
 
-        A point posterior has no ELBO and no KL. `elbo_terms` adds the KL of each latent dimension and stochastic layer.
+        A point posterior has no ELBO and no KL. `elbo_terms` adds the KL per latent dimension and stochastic layer.
         """
         draw = self.vae.draw(batch)
         context = self.vae.context(batch)
-        # in a hierarchical VAE, layers may depend on samples of one another
+        # in a hierarchical VAE, layers may depend on samples from other layers
         q = self.vae.encode(batch.input, context) if isinstance(draw.q, tuple) else draw.q
         mean = self.vae.reconstruct(q, context).mean
         return {**self.labelled(elbo_terms(draw)), "mse": squared_error(mean, batch.target)}
 
     def labelled(self, terms: Terms) -> Terms:
-        """Return terms by the names under which they are logged."""
+        """Return the terms, keyed by the names under which they are logged."""
         return {name if name.startswith("kl") else name + self.ending: term for name, term in terms.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ class Step(MultiStepLR):
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
         milestones: epochs after which the learning rate changes.
-        gamma: factor, greater than 0.
+        gamma: factor by which the learning rate is multiplied, greater than 0.
     """
 
     @checked
@@ -26,7 +26,7 @@ class Step(MultiStepLR):
 
 
 class Cosine(CosineAnnealingLR):
-    """Lowers the learning rate to `eta_min` over `T_max` epochs, along half a cosine.
+    """Lowers the learning rate to `eta_min` over `T_max` epochs, following half a cosine wave.
 
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
@@ -44,15 +44,15 @@ class Plateau(ReduceLROnPlateau):
 
     Args:
         optimizer: the optimizer whose learning rate is scheduled.
-        monitor: `training` for the mean training loss of the epoch; `validation` for the negative ELBO of the
-            validation, or the negative log-likelihood if the model has no ELBO. With `validation`, epochs without
+        monitor: `training` for the mean training loss of the epoch; `validation` for the negative validation
+            ELBO, or the negative validation log-likelihood if the model has no ELBO. With `validation`, epochs without
             validation are not counted.
-        factor: factor of the learning rate, 0 < f < 1.
+        factor: factor by which the learning rate is multiplied, 0 < f < 1.
         patience: number of epochs without improvement that are tolerated.
         threshold: smallest decrease of the loss that counts as an improvement, in nats. It is absolute, not relative,
-            because the loss of a density can have either sign.
-        cooldown: number of epochs after a change during which no epochs are counted.
-        min_lr: lower bound of the learning rate.
+            because a negative log-density can have either sign.
+        cooldown: number of epochs after a change during which epochs without improvement are not counted.
+        min_lr: lower bound on the learning rate.
     """
 
     @checked

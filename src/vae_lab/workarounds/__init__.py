@@ -1,8 +1,7 @@
-"""Workarounds for Hydra, Lightning and torch, with one switch for all of them.
+"""Workarounds for Hydra, Lightning and torch, which an environment variable can disable.
 
-Each has a name, and its docstring states the cost of doing without it. The environment variable
-`VAE_LAB_WITHOUT=onednn,profiler` disables these two, `VAE_LAB_WITHOUT=all` all of them. Results change by rounding at
-most.
+Each workaround has a name, and its docstring states the cost of disabling it. Set `VAE_LAB_WITHOUT=onednn,profiler` to
+disable these two, or `VAE_LAB_WITHOUT=all` to disable all workarounds. Results differ only by rounding error.
 """
 
 import os
@@ -18,7 +17,7 @@ def enabled(name: str) -> bool:
 
 @contextmanager
 def variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable temporarily, or unset it if the value is None."""
+    """Temporarily set an environment variable, or unset it if the value is None."""
     before = os.environ.pop(name, None)
     os.environ.update({} if value is None else {name: value})
     try:

@@ -1,8 +1,9 @@
-"""`onednn`: compute float32 matrix products on AMD processors with oneDNN.
+"""`onednn`: compute float32 matrix products with oneDNN on AMD processors.
 
 On a CPU, torch multiplies float32 matrices with MKL, which uses AVX-512 only on Intel processors. oneDNN, which torch
-includes for convolutions and bfloat16, uses it on all processors. Without this workaround, an epoch of a small MLP
-takes about 1.4 times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ only by rounding.
+includes for convolutions and bfloat16, also uses AVX-512 on AMD processors. Without this workaround, an epoch of a
+small MLP takes about 1.4 times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ only by
+rounding error.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ SMALLEST = 2_000_000  # number of multiplications at which the gain exceeds the 
 def is_faster() -> bool:
     """Return whether oneDNN is available and the processor has AVX-512 instructions that MKL does not use."""
     private = (torch.ops.mkldnn, "_linear_pointwise"), (torch._C, "_are_functorch_transforms_active")
-    # another version of torch may not have these private names
+    # other versions of torch may not have these private names
     if not all(hasattr(*name) for name in (*private, (forward_ad, "_current_level"))):
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -36,7 +37,7 @@ FASTER = is_faster()
 
 
 def use(module: nn.Module) -> None:
-    """Replace every `torch.nn.Linear` in a module by `Linear`, in place, if that is faster."""
+    """Replace every `torch.nn.Linear` in a module with `Linear`, in place, if oneDNN is faster."""
     if FASTER and enabled("onednn"):
         for layer in module.modules():
             if type(layer) is nn.Linear:
@@ -48,8 +49,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-# a separate operator, because torch.compile supports that of oneDNN only with constant weights
-if not hasattr(torch.ops.vae_lab, "product"):  # defined already if this module is reloaded
+# a separate operator, because torch.compile supports oneDNN's operator only with constant weights
+if not hasattr(torch.ops.vae_lab, "product"):  # already defined if this module is reloaded
     library = torch.library.Library("vae_lab", "FRAGMENT")
     library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     library.impl("product", product, "CPU")
@@ -59,7 +60,7 @@ if not hasattr(torch.ops.vae_lab, "product"):  # defined already if this module 
 
 
 class Product(torch.autograd.Function):
-    """`product` with its derivatives, which are also products."""
+    """`product` with derivatives, which are also computed as products."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +79,7 @@ class Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` that uses oneDNN for large float32 matrices on a CPU; tracing and export see the original."""
+    """A `torch.nn.Linear` that uses oneDNN for large float32 matrices on a CPU, except during tracing and export."""
 
     def forward(self, x: Tensor) -> Tensor:
         if (
