@@ -135,7 +135,7 @@ def train_three_steps(module: VAEModule, data: ImageData, images: Images, noise:
 
 @pytest.mark.parametrize(("model", "kind"), REFUSED)
 def test_bernoulli_preset_rejects_colours(model: str, kind: str, sources: dict) -> None:
-    with pytest.raises(ConfigError, match=r"colours are .*; use likelihood=gaussian[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"colour images are .*; use likelihood=gaussian[^\n]*$"):
         runs.build_module(compose("train", [f"model={model}", *COLOUR[kind], *sources[kind]])[0])
 
 

@@ -45,7 +45,7 @@ def test_preset_builds_with_every_data_set_it_supports(option: str, images: str)
     options = NEEDS["data=folder"] if images == "data=folder" else []
     config = composed(option, images, *options)
     if images == "data=cifar10" and "bernoulli" in option:
-        with pytest.raises(ConfigError, match="colours are not supported"):
+        with pytest.raises(ConfigError, match="colour images are not supported"):
             runs.build_module(config)
         return
     if images == "data=digits" and "conv_cifar10" in option:
@@ -151,7 +151,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["data.shape=[1,8]"], "data.shape=[1, 8]: must be a list of length at least 3"),
         (["data.shape=[1,0,8]"], "data.shape[1]=0: must be greater than 0"),
         (["data.batch_size=true"], "data.batch_size=true: must be a whole number"),
-        (["data.val_fraction=1.5"], "data.val_fraction=1.5: must be less than 1 or a whole number"),
+        (["data.val_fraction=1.5"], "data.val_fraction=1.5: must be a whole number or less than 1"),
         (["data.val_fraction=1"], "data.val_fraction=1: must be less than 1 or at least 2"),
         (["data.binarize=maybe"], "data.binarize=maybe: must be none, threshold, dynamic or static"),
         (["data.binarize_input='False'"], "data.binarize_input=false: must be true or false"),
@@ -163,7 +163,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["noise=masking", "noise.eval=1"], "noise.eval=1: must be true or false"),
         (["encoder.hidden=[0]"], "encoder.hidden[0]=0: must be greater than 0"),
         (["encoder.hidden=null"], "encoder.hidden=null: must be a list"),
-        (["decoder.dropout=1"], "decoder.dropout=1: must be less than 1 or a list"),
+        (["decoder.dropout=1"], "decoder.dropout=1: must be a list or less than 1"),
         (["encoder.norm=1"], "encoder.norm=1: must be a string or a list"),
         (["encoder.order=norm"], "encoder.order=norm: must be a list"),
         (["encoder.init=he"], "encoder.init=he: must be default, kaiming or xavier"),
@@ -259,7 +259,7 @@ def test_mistyped_override_is_rejected_with_suggestion(options: list[str], patte
     ("options", "pattern"),
     [
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
-        (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colours.*likelihood=gaussian"),
+        (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colour images.*likelihood=gaussian"),
         (["likelihood=cross_entropy", "data.binarize=dynamic"], "likelihood=bernoulli"),
         (["scheduler=plateau", "scheduler.monitor=validation", "data.val_fraction=0"], "needs validation"),
         (["scheduler=plateau", "scheduler.monitor=validation", "trainer.limit_val_batches=0"], "needs validation"),

@@ -387,7 +387,7 @@ def test_trained_module_can_be_copied(small: Trainer) -> None:
 
 def test_compile_rejects_objective_with_weights(small: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_lab.objectives.Elbo", torch.nn.Identity)
-    with pytest.raises(ConfigError, match=r"^compile=true: not supported for an objective with weights"):
+    with pytest.raises(ConfigError, match=r"^compile=true: not supported for objectives with weights"):
         small("compile=true")
 
 

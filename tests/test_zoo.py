@@ -193,7 +193,7 @@ def test_figures_of_conditional_model_use_context_of_labels(small: Callable[...,
 def test_class_samples_need_variance_of_posterior(small: Callable[..., Run]) -> None:
     run = small("run", *CASES["inverse autoregressive posterior"].options, "trainer.max_epochs=0")
     with pytest.raises(
-        ConfigError, match=r"labels: cannot sample from the Gaussian of a class: the variance of the posterior"
+        ConfigError, match=r"labels: cannot sample from a Gaussian fitted to a class: the variance of the posterior"
     ):
         generate([f"run={run.path}", "format=npz", "labels=[3]"])
 
@@ -278,7 +278,7 @@ class Forgetful(TwoLayers):
 
 def test_draw_that_contradicts_attributes_is_rejected(small: Callable[..., Run]) -> None:
     options = [*CASES["two layers"].options]
-    with pytest.raises(ConfigError, match=r"^model: `draw` returns layers of sizes \[4, 2\], but latent_dims=\[4\]$"):
+    with pytest.raises(ConfigError, match=r"^model: `draw` returns layers with sizes \[4, 2\], but latent_dims=\[4\]$"):
         small("run", *options, "vae._target_=test_zoo.Forgetful")
     with pytest.raises(ConfigError, match=r"^model: `draw` returns a prior, but TwoLayers\.has_density=False$"):
         small("run", *options, "posterior=point", "objective=reconstruction", "likelihood=gaussian")

@@ -68,13 +68,13 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if found := re.match(r"Ambiguous value for argument '(.+?)=(.*)'$|Sweep parameters '(.+)' requires", text, re.M):
         key, value, sweep = found.groups()
         hint = f"; write a list as {key}=[{value}]" if key and key not in GROUPS else ""
-        return f"{sweep or f'{key}={value}'}: a sweep needs the flag -m{hint}"
+        return f"{sweep or f'{key}={value}'}: a sweep requires the -m flag{hint}"
     if found := re.search(r"An item is already at '(.+?)'", text):
-        return f"+{found[1]}: the key exists already; use {found[1]}=… to change its value"
+        return f"+{found[1]}: the key already exists; use {found[1]}=… to change its value"
     if found := re.match(r"Could not delete from config. '(.+)' does not exist", text):
         return f"~{found[1]}: unknown key"
     if found := re.match(r"Could not delete '(.+)'. No match in the defaults list", text):
-        return f"~{found[1]}: is not selected"
+        return f"~{found[1]}: not selected"
     if isinstance(cause, OmegaConfBaseException):
         text += f": {cause}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):

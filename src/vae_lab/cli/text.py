@@ -12,7 +12,7 @@ def relative(path: Path) -> Path:
 def table(results: dict[str, float]) -> str:
     """Return a table of metrics named `stage/name`, with one row per name and one column per stage."""
     if not results:
-        return "nothing was evaluated"
+        return "no metrics"
     stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))
     width = max(len(name) for name in names) + 2
     rows = [" " * width + "".join(f"{stage:>12}" for stage in stages)]

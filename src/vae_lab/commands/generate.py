@@ -77,7 +77,7 @@ def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
         return [], False
     if figure is None or figure == "all":
         if not names:
-            raise ConfigError("figures={}: must contain at least one figure")
+            raise ConfigError("figures={}: must not be empty")
         return names, False
     chosen = list(figure) if OmegaConf.is_list(figure) else [figure]
     if not chosen:
@@ -137,7 +137,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     `samples/mean/` and `samples/sample/`, one per image.
     """
     if not view.has_density:
-        raise ConfigError(f"format={config.format}: needs a model with a prior, which an autoencoder does not have")
+        raise ConfigError(f"format={config.format}: must be null for an autoencoder, which has no prior")
     count = config.n or 64
     with view.undisturbed(config.seed or 0), build.blame("labels"):
         labels = np.repeat(view.numbers(config.labels or []), count)  # (N,), empty without classes
@@ -149,7 +149,7 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
         else:
             samples_of_classes = ClassSamples(labels=list(config.labels))
             if reason := samples_of_classes.refuses(view):
-                raise ValueError(f"cannot sample from the Gaussian of a class: {reason}")
+                raise ValueError(f"cannot sample from a Gaussian fitted to a class: {reason}")
             z = samples_of_classes.sample(view, count)[0].flatten(0, 1)
         images = {"mean": view.decode(z, context), "sample": view.decode(z, context, sampled=True)}
     if config.format == "npz":
@@ -179,7 +179,7 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         if len(epochs) < 2:
             if by_name:
                 raise DataError(
-                    f"{folder / name}: an animation needs at least 2 figures, but found {len(epochs)}; train with "
+                    f"{folder / name}: too few images for an animation ({len(epochs)} of at least 2); train with "
                     f"callbacks.{name}.every_n_epochs=1"
                 )
             continue
@@ -199,5 +199,6 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         yield out / f"{name}.gif"
     if not made:
         raise DataError(
-            f"{folder}: contains no figure of at least 2 epochs; train with callbacks.reconstructions.every_n_epochs=1"
+            f"{folder}: contains no figure drawn for at least 2 epochs; train with "
+            "callbacks.reconstructions.every_n_epochs=1"
         )

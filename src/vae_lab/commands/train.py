@@ -89,7 +89,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
             with compiled.compiling() if config.compile else nullcontext():
                 trainer.fit(module, data, ckpt_path=last if resuming else None, weights_only=True)
             if not resuming and trainer.global_step == 0:
-                info("no training steps")
+                info("no training steps were taken")
                 trainer.save_checkpoint(last)
 
             checkpoint = checkpoints.find(path / "checkpoints", "last" if monitor is None else "best")

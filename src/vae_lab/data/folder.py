@@ -53,7 +53,7 @@ class Folder(ImageData):
         **options: Any,
     ) -> None:
         if shape[0] not in (1, 3):
-            raise ValueError(f"shape={list(shape)}: must begin with 1 for grey images or 3 for colour images")
+            raise ValueError(f"shape={list(shape)}: must start with 1 (greyscale) or 3 (colour)")
         super().__init__(shape=shape, classes=classes, **options)
         self.root = Path(root).expanduser()
         self.test_fraction = test_fraction
@@ -98,14 +98,14 @@ class Folder(ImageData):
         files, labels = [], []
         for name in folders(split):
             if name not in names:
-                raise DataError(f"{split / name}: class does not exist in {self.root / 'train'}")
+                raise DataError(f"{split / name}: not a class in {self.root / 'train'}")
             images = sorted(path for path in (split / name).rglob("*") if is_image(path.relative_to(split)))
             if not images:
                 raise DataError(f"{split / name}: contains no images; expected {', '.join(sorted(SUFFIXES))}")
             files += images
             labels += [names.index(name)] * len(images)
         if not files:
-            raise DataError(f"{split}: contains no directory of images")
+            raise DataError(f"{split}: contains no directories with images")
         if has_test:
             return files, torch.tensor(labels)
         part = split_off_test(len(files), self.test_fraction, train)
@@ -115,7 +115,7 @@ class Folder(ImageData):
         channels, height, width = self.shape
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError("has more than 8 bits per channel")
+                raise ValueError("more than 8 bits per channel are not supported")
             pixels = image.convert("L" if channels == 1 else "RGB")
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)

@@ -134,7 +134,9 @@ class ImageData(LightningDataModule, ABC):
         if binarize == "static" and (rotation or shift):
             raise ValueError("binarize=static: cannot be combined with rotation or shift; use binarize=dynamic")
         if shift >= min(shape[-2:]):
-            raise ValueError(f"shift={shift}: must be less than {min(shape[-2:])}, the size of the image in pixels")
+            raise ValueError(
+                f"shift={shift}: must be less than {min(shape[-2:])}, the shorter side of the image in pixels"
+            )
         self.shape = tuple(shape)
         self.classes = classes
         self.batch_size = batch_size
@@ -172,7 +174,7 @@ class ImageData(LightningDataModule, ABC):
 
     def training_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
         """Yield the training batches of the first epoch."""
-        assert self.train is not None, "setup() comes first"
+        assert self.train is not None, "call setup() first"
         for plan in Batches(len(self.train), self.batch_size, self.seed, shuffle=True):
             seed_device(plan.seed, device)
             yield self.batch(self.train[plan].to(device), True, dtype)
@@ -262,7 +264,7 @@ class ImageData(LightningDataModule, ABC):
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, images: Images | None, shuffle: bool) -> Loader:
-        assert images is not None, "setup() comes first"
+        assert images is not None, "call setup() first"
         where, device = {}, torch.device("cpu")
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
@@ -277,7 +279,7 @@ class ImageData(LightningDataModule, ABC):
                 return InMemory(images.to(device), sampler)
             except torch.OutOfMemoryError as error:
                 raise DataError(
-                    f"data.num_workers=0: {len(images):,} images do not fit into the memory of {device}; use "
+                    f"data.num_workers=0: {len(images):,} images do not fit in the memory of {device}; use "
                     "data.num_workers=2"
                 ) from error
         return DataLoader(

@@ -60,7 +60,7 @@ def build_module(config: DictConfig) -> VAEModule:
     objective = build(config, "objective")
     if config.compile and isinstance(objective, nn.Module):
         raise ConfigError(
-            f"compile=true: not supported for an objective with weights, such as {type(objective).__name__}"
+            f"compile=true: not supported for objectives with weights, such as {type(objective).__name__}"
         )
     onednn.use(vae)
     optimizer = build(config, "optimizer")
@@ -177,7 +177,7 @@ def check_model(module: VAEModule, batch: Batch) -> None:
     draw, vae = module.vae.draw(batch), module.vae
     sizes = tuple(z.shape[-1] for z in as_tuple(draw.z))
     if sizes != vae.latent_dims:
-        raise ValueError(f"`draw` returns layers of sizes {list(sizes)}, but latent_dims={list(vae.latent_dims)}")
+        raise ValueError(f"`draw` returns layers with sizes {list(sizes)}, but latent_dims={list(vae.latent_dims)}")
     if vae.has_density != (draw.prior is not None):
         prior = "no prior" if vae.has_density else "a prior"
         raise ValueError(f"`draw` returns {prior}, but {type(vae).__name__}.has_density={vae.has_density}")
@@ -230,8 +230,8 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
     grey_only = likelihood.support is constraints.unit_interval and not likelihood.normalised
     if grey_only and binarize not in ("auto", "none"):
         raise ConfigError(
-            f"data.binarize={binarize}: must be none, because {name} is for grey pixels; use data.binarize=none or "
-            "likelihood=bernoulli"
+            f"data.binarize={binarize}: must be none, because {name} is for greyscale pixels; use data.binarize=none "
+            "or likelihood=bernoulli"
         )
     if binary_only and binarize == "none":
         raise ConfigError(
@@ -240,7 +240,7 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
         )
     if binary_only and shape[0] != 1:
         raise ConfigError(
-            f"data.shape={shape}: colours are not supported by {name}, which is for binary pixels; use "
+            f"data.shape={shape}: colour images are not supported by {name}, which is for binary pixels; use "
             "likelihood=gaussian, gaussian_shared or gaussian_learned"
         )
 

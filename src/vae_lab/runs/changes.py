@@ -58,7 +58,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
             raise ConfigError(
-                f"{key}: cannot change on resume; only {allowed} and options of figures can, except trainer.precision"
+                f"{key}: cannot change on resume; only {allowed} and figure options can, but not trainer.precision"
             )
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]

@@ -109,7 +109,9 @@ def restore(module: LightningModule, path: Path) -> dict[str, Any]:
         module.load_state_dict(weights)
         module.on_load_checkpoint(checkpoint)
     except (RuntimeError, KeyError) as error:
-        raise DataError(f"{path}: checkpoint of a different model: {str(error).splitlines()[-1].strip()}") from error
+        raise DataError(
+            f"{path}: the checkpoint belongs to a different model: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return checkpoint
 
 

@@ -111,7 +111,7 @@ def in_use(loggers: Sequence[Logger], settings: Any) -> Iterator[None]:
     with_wandb = any(isinstance(logger, WandbLogger) for logger in loggers)
     if with_wandb and open_wandb_run() is not None:
         raise ConfigError(
-            "logger: this process has an open wandb run, which would be continued; call wandb.finish() first"
+            "logger: a wandb run is already open in this process and would be continued; call wandb.finish() first"
         )
     failed = 1
     try:

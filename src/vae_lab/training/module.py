@@ -83,7 +83,7 @@ class VAEModule(QuickHookName, LightningModule):
             return optimizer
         scheduler = self.scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau) and not isinstance(scheduler, Plateau):
-            raise ValueError("ReduceLROnPlateau does not define which loss it monitors; use scheduler=plateau")
+            raise ValueError("ReduceLROnPlateau does not specify which loss to monitor; use scheduler=plateau")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -108,8 +108,8 @@ class VAEModule(QuickHookName, LightningModule):
         if not isfinite(loss.item()):
             wrong = [name for name, term in self.terms.items() if term.dim() == 1 and not torch.isfinite(term).all()]
             raise NonFiniteError(
-                f"{', '.join(wrong)}: not finite at step {self.global_step} (epoch {self.current_epoch + 1}), weights "
-                "unchanged; try a smaller optimizer.lr or set trainer.gradient_clip_val"
+                f"{', '.join(wrong)}: not finite at step {self.global_step} (epoch {self.current_epoch + 1}); the "
+                "weights are unchanged; try a smaller optimizer.lr or set trainer.gradient_clip_val"
             )
 
     def on_train_epoch_end(self) -> None:
