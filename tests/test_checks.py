@@ -35,7 +35,7 @@ class Component:
         ({"width": True}, "width=true: must be a whole number"),
         ({}, "width: missing required option"),
         ({"width": 1, "height": 2}, "height: unknown option"),
-        ({"width": 1, "sides": 0}, "sides=0: must be greater than 0 or a list"),
+        ({"width": 1, "sides": 0}, "sides=0: must be a list or greater than 0"),
         ({"width": 1, "sides": "abc"}, "sides=abc: must be a whole number or a list"),
         ({"width": 1, "sides": [1, -1]}, "sides[1]=-1: must be greater than 0"),
         ({"width": 1, "scale": float("nan")}, "scale=nan: must be a finite number"),

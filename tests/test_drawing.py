@@ -356,7 +356,10 @@ def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> No
         (["callbacks=denoising"], "callbacks.denoising: requires noise"),
         (["callbacks=samples", "model=ae_mlp"], "callbacks.samples: an autoencoder has no prior"),
         (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation: unknown class '12' of Digits"),
-        (["callbacks.interpolation.labels=[1]"], "callbacks.interpolation.labels=[1]: must be a list of length 2"),
+        (
+            ["callbacks.interpolation.labels=[1]"],
+            "callbacks.interpolation.labels=[1]: must be a list of length at least 2",
+        ),
         (["callbacks.samples.n=1.5"], "callbacks.samples.n=1.5: must be a whole number"),
         (["callbacks.samples.every_n_epochs=0"], "callbacks.samples.every_n_epochs=0: must be greater than 0"),
         (["callbacks.samples.epochs=[0]"], "callbacks.samples.epochs[0]=0: must be greater than 0"),
@@ -371,7 +374,10 @@ def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> No
         ),
         (["callbacks.manifold.dimensions=[1,1]"], "callbacks.manifold.dimensions=[1, 1]: must be different"),
         (["callbacks.manifold.reach=abc"], "callbacks.manifold.reach=abc: must be a number"),
-        (["callbacks.reconstructions.labels=[]"], "callbacks.reconstructions.labels=[]: must be a list of length 1"),
+        (
+            ["callbacks.reconstructions.labels=[]"],
+            "callbacks.reconstructions.labels=[]: must be a list of length at least 1",
+        ),
         (["+callbacks.tsne.n=20"], "callbacks.tsne: missing `_target_`"),
     ],
 )
@@ -677,7 +683,7 @@ def test_curves_require_completed_epoch(digits_run: Run, tmp_path: Path, caplog:
 
 def test_labels_without_context_are_rejected(view: View) -> None:
     assert figures.Samples().refuses(view) is None
-    assert figures.Samples(labels=[1]).refuses(view).startswith("labels=[1] ")
+    assert figures.Samples(labels=[1]).refuses(view).startswith("labels=[1]: ")
 
 
 @pytest.mark.parametrize("in_evaluation", [True, False])

@@ -120,7 +120,7 @@ def test_wandb_online_without_account_gives_one_line_error(command: callable, tm
 def test_open_wandb_run_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object()))
     with (
-        pytest.raises(ConfigError, match="open wandb run"),
+        pytest.raises(ConfigError, match="a wandb run is already open"),
         in_use([WandbLogger(save_dir=tmp_path, offline=True)], {}),
     ):
         pass
