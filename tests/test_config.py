@@ -7,12 +7,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lab import data, likelihoods, networks, noise, objectives, posteriors, priors, runs
 from vae_lab.cli.compose import CONF, compose
 from vae_lab.errors import ConfigError
-from vae_lab.model import Head
+from vae_lab.model import VAE, Head, Parts, plain
 from vae_lab.runs.build import binarization
 from vae_lab.train import train
 from vae_lab.training import schedulers
@@ -334,3 +335,39 @@ def test_an_interrupted_import_is_no_refusal(tmp_path: Path, monkeypatch: pytest
 def test_a_part_without_a_class_is_refused(described: object) -> None:
     with pytest.raises(ConfigError, match=r"^callbacks\.mine: missing `_target_`"):
         runs.build_each(OmegaConf.create({"callbacks": {"mine": described}}), "callbacks")
+
+
+def without_prior(parts: Parts) -> VAE:
+    """Return a model whose draws have no prior, although its posterior has a density."""
+    vae = plain(parts)
+    vae.latent_prior = lambda _: None
+    return vae
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("torch.nn.Identity", r"^vae\._target_=torch\.nn\.Identity: "),
+        ("test_config.without_prior", "has_density=True"),
+    ],
+)
+def test_a_model_that_does_not_keep_to_its_interface_is_refused(target: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        runs.build_module(composed(f"vae._target_={target}"))
+
+
+class OwnOptimizer(Adam):
+    """An optimizer whose rules may differ from those of torch."""
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        ("optimizer._target_=test_config.OwnOptimizer", "optimizer.lr=0"),
+        ("trainer._target_=test_config.OwnTrainer", "trainer.max_epochs=-1"),
+    ],
+)
+def test_user_defined_classes_have_their_own_rules(target: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{option}: "):
+        runs.build_module(composed(option))
+    assert isinstance(runs.build_module(composed(target, option)), VAEModule)
