@@ -1,5 +1,6 @@
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from vae_lab import data, likelihoods, networks, noise, objectives, posteriors, priors, runs
 from vae_lab.cli.compose import CONF, compose
 from vae_lab.errors import ConfigError
-from vae_lab.model import VAE, Head, Parts, plain
+from vae_lab.model import VAE, Draw, Head, Parts
 from vae_lab.runs.build import binarization
 from vae_lab.train import train
 from vae_lab.training import schedulers
@@ -337,18 +338,23 @@ def test_a_part_without_a_class_is_refused(described: object) -> None:
         runs.build_each(OmegaConf.create({"callbacks": {"mine": described}}), "callbacks")
 
 
-def without_prior(parts: Parts) -> VAE:
-    """Return a model whose draws have no prior, although its posterior has a density."""
-    vae = plain(parts)
-    vae.latent_prior = lambda _: None
-    return vae
+class OneForAll(VAE):
+    """A model whose log-likelihood is one value for the batch, instead of one for each image."""
+
+    def draw(self, *options: object, **more: object) -> Draw:
+        draw = super().draw(*options, **more)
+        return replace(draw, log_likelihood=draw.log_likelihood.mean(1, keepdim=True))
+
+
+def one_for_all(parts: Parts) -> VAE:
+    return OneForAll(parts.make_encoder(), parts.make_decoder(), parts.prior)
 
 
 @pytest.mark.parametrize(
     ("target", "named"),
     [
         ("torch.nn.Identity", r"^vae\._target_=torch\.nn\.Identity: "),
-        ("test_config.without_prior", "has_density=True"),
+        ("test_config.one_for_all", "^model: log_likelihood: "),
     ],
 )
 def test_a_model_that_does_not_keep_to_its_interface_is_refused(target: str, named: str) -> None:
