@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -235,3 +236,12 @@ def test_installed_wheel_trains_in_empty_directory(command: Command, tmp_path_fa
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site / "vae_lab"))
     assert all((site / "bin" / f"vae-lab-{name}").exists() for name in ("train", "generate", "evaluate"))
+
+
+@pytest.mark.parametrize("name", ["train", "generate", "evaluate", "report"])
+def test_a_module_launches_its_command(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    launched = []
+    monkeypatch.setattr("vae_lab.cli.launch.launch", launched.append)
+    monkeypatch.delitem(sys.modules, f"vae_lab.{name}", raising=False)
+    runpy.run_module(f"vae_lab.{name}", run_name="__main__")
+    assert launched == [f"vae_lab.commands.{name}"]

@@ -1,5 +1,6 @@
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -7,12 +8,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
+from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lab import data, likelihoods, networks, noise, objectives, posteriors, priors, runs
 from vae_lab.cli.compose import CONF, compose
 from vae_lab.errors import ConfigError
-from vae_lab.model import Head
+from vae_lab.model import VAE, Draw, Head, Parts
 from vae_lab.runs.build import binarization
 from vae_lab.train import train
 from vae_lab.training import schedulers
@@ -354,3 +356,44 @@ def test_interrupted_import_raises_keyboard_interrupt(tmp_path: Path, monkeypatc
 def test_component_without_target_is_rejected(component: object) -> None:
     with pytest.raises(ConfigError, match=r"^callbacks\.mine: missing `_target_`"):
         runs.build_each(OmegaConf.create({"callbacks": {"mine": component}}), "callbacks")
+
+
+class OneForAll(VAE):
+    """A model whose log-likelihood is one value for the batch, instead of one for each image."""
+
+    def draw(self, *options: object, **more: object) -> Draw:
+        draw = super().draw(*options, **more)
+        return replace(draw, log_likelihood=draw.log_likelihood.mean(1, keepdim=True))
+
+
+def one_for_all(parts: Parts) -> VAE:
+    return OneForAll(parts.make_encoder(), parts.make_decoder(), parts.prior)
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("torch.nn.Identity", r"^vae\._target_=torch\.nn\.Identity: "),
+        ("test_config.one_for_all", "^model: log_likelihood: "),
+    ],
+)
+def test_model_that_violates_its_interface_is_rejected(target: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        runs.build_module(composed(f"vae._target_={target}"))
+
+
+class OwnOptimizer(Adam):
+    """An optimizer whose rules may differ from those of torch."""
+
+
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [
+        ("optimizer._target_=test_config.OwnOptimizer", "optimizer.lr=0"),
+        ("trainer._target_=test_config.OwnTrainer", "trainer.max_epochs=-1"),
+    ],
+)
+def test_user_defined_classes_have_their_own_constraints(target: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{option}: "):
+        runs.build_module(composed(option))
+    assert isinstance(runs.build_module(composed(target, option)), VAEModule)

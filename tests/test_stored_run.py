@@ -8,7 +8,6 @@ import pytest
 
 from conftest import ROOT
 from vae_lab import runs
-from vae_lab.errors import ConfigError
 from vae_lab.evaluate import evaluate
 from vae_lab.generate import generate
 from vae_lab.report import report
@@ -54,19 +53,3 @@ def test_old_class_names_are_replaced_in_any_notation(stored: Path) -> None:
     with (stored / ".hydra" / "overrides.yaml").open("a") as file:
         file.write("- '+callbacks.more={_target_: vae_lab.callbacks.Manifold}'\n")
     assert runs.directory.stored_overrides(stored)[-1] == "+callbacks.more={_target_: vae_lab.figures.Manifold}"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "named"),
-    [
-        (["hydra.run.dir=elsewhere"], "^resume="),
-        (["+trainer.more=1"], r"^unknown key 'trainer\.more'"),
-        (["trainer.max_epochs=1"], r"^trainer\.max_epochs=1: must be at least 2"),
-    ],
-)
-def test_stored_run_rejects_changes_on_resume(stored: Path, overrides: list[str], named: str) -> None:
-    config, checkpoint = ((stored / name).read_bytes() for name in ("config.yaml", "checkpoints/last.ckpt"))
-    with pytest.raises(ConfigError, match=named):
-        train([f"resume={stored}", *overrides])
-    assert (stored / "config.yaml").read_bytes() == config
-    assert (stored / "checkpoints" / "last.ckpt").read_bytes() == checkpoint

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 from shutil import which
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from conftest import CountingIO, needs_mnist, write_images
 from vae_lab import runs
+from vae_lab.cli.compose import compose
 from vae_lab.data.batches import Batches, Plan
 from vae_lab.data.images import Images
 from vae_lab.errors import ConfigError, DataError, NonFiniteError
@@ -509,3 +511,13 @@ def test_non_finite_loss_does_not_change_weights(
     ((vae, before),) = seen
     assert same(before, vae.state_dict())
     assert "NonFiniteError" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_an_evaluation_that_is_not_finite_names_its_term() -> None:
+    module = runs.build_module(compose("train", SMALL)[0])
+    strategy = SimpleNamespace(reduce=lambda total, **_: total)
+    module.trainer = trainer = SimpleNamespace(sanity_checking=False, global_step=3, strategy=strategy)
+    module.evaluation.add({"kl": torch.ones(2), "mse": torch.tensor([1.0, inf])})
+    with pytest.raises(NonFiniteError, match=rf"^val/mse not finite after step {trainer.global_step}"):
+        module.on_validation_epoch_end()
+    assert not module.numbers
