@@ -60,7 +60,7 @@ def in_one_line(error: ValidationError) -> str:
 
 
 def in_words(wrong: Any) -> str:
-    """Return the requirement in a pydantic error, in plain words."""
+    """Return the requirement stated by a pydantic error, in plain words."""
     if wrong["type"] in WORDS:
         return WORDS[wrong["type"]].format(**wrong.get("ctx", {}))
     if wrong["type"] == "is_instance_of" and wrong["ctx"]["class"] == "Sequence":

@@ -14,7 +14,7 @@ def evaluate(overrides: Sequence[str] = ()) -> dict[str, float]:
         overrides: command-line overrides, such as `["run=outputs/vae/…", "data=mnist"]`.
 
     Raises:
-        ConfigError: if a value is invalid, or the data have a different shape.
+        ConfigError: if a value is invalid or the images do not have the shape that the model expects.
         DataError: if the run, its checkpoint or the data set is missing or corrupt.
     """
     config, _ = compose("evaluate", overrides)

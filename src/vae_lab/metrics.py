@@ -1,4 +1,4 @@
-"""Metrics: means of terms over a split, accumulated on the device, and means for each class."""
+"""Metrics: means of terms over a split, from sums accumulated on the device, and means over each class."""
 
 import re
 from collections.abc import Callable
@@ -12,9 +12,9 @@ KL_OF_LAYER = re.compile(r"kl_layer\d+")  # KL of one stochastic layer of a hier
 
 
 class Sums:
-    """Sums of named terms over images, from which `means` computes means that do not depend on the batch sizes.
+    """Sums of named terms over images. The means computed from them do not depend on the batch sizes.
 
-    Every call to `add` must pass the same terms. `means` makes a single transfer from the device.
+    Every call to `add` must pass the same terms. `means` requires only one transfer from the device.
 
     >>> sums = Sums()
     >>> _ = sums.add({"kl": torch.tensor([1.0, 2.0]), "kl_per_dimension": torch.tensor([[1.0, 0.0], [0.0, 2.0]])})
@@ -55,12 +55,12 @@ class Sums:
 
 
 def squared_error(mean: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error over channels and pixels, for each image (B,), between two tensors (B, C, H, W)."""
+    """Return the squared error (B,) between two tensors (B, C, H, W), averaged over channels and pixels."""
     return (mean - target).square().flatten(1).mean(1)
 
 
 class ClassMeans(NamedTuple):
-    """The mean of a term for each class (C,), NaN for a class without images, and the number of images in it (C,)."""
+    """For each class, the mean of a term (C,), or NaN if the class has no images, and the number of images (C,)."""
 
     mean: Tensor
     images: Tensor

@@ -60,7 +60,8 @@ else:
 class Draw:
     """The result of one pass through the model with K samples. Objectives compute the loss from it.
 
-    A hierarchical VAE uses tuples with one entry for each stochastic layer. Log-probabilities are in nats.
+    In a hierarchical VAE, `z`, `q`, `prior` and `scored` are tuples with one entry for each stochastic layer.
+    Log-probabilities are in nats.
 
     Args:
         z: samples from q (K, B, D).
@@ -93,7 +94,7 @@ class Draw:
 
     @once
     def kl(self) -> Tensor | None:
-        """KL(q‖p(z)) for each latent dimension (B, D); None without a closed form or with several stochastic layers."""
+        """KL(q‖p(z)) for each latent dimension (B, D); None if it has no closed form or the VAE is hierarchical."""
         if isinstance(self.q, Distribution) and isinstance(self.prior, Distribution):
             return kl_per_dimension(self.q, self.prior)
         return None
@@ -101,9 +102,9 @@ class Draw:
     def layers(self) -> Iterator[Tensor]:
         """Yield log q - log p for each stochastic layer, evaluated at its samples.
 
-        The shape is (K, B, D) if both distributions factorise over D, otherwise (K, B). The expectation under q is
-        the layer's contribution to the KL. A closed form for each layer would be wrong: in bottom-up inference, z₂ is
-        drawn from q(z₂|z₁), and q(z₁|x) is not the distribution of z₁ given z₂.
+        The shape is (K, B, D) if both distributions factorise over the D dimensions, and (K, B) otherwise. The
+        expectation of the difference under q is the layer's contribution to the KL. A closed form for each layer would
+        be wrong: in bottom-up inference, z₂ is drawn from q(z₂|z₁), and q(z₁|x) is not the distribution of z₁ given z₂.
         """
         assert self.prior is not None, "a point posterior has no density"
         for z, q, p in zip(*map(as_tuple, (self.z, self.scored or self.q, self.prior)), strict=True):
@@ -159,7 +160,7 @@ class Head(nn.Module, ABC):
 
 
 def mean(q: Distribution, owner: nn.Module) -> Tensor:
-    """Return the mean of a posterior. If it has no closed form, the error names the methods of `owner` to override."""
+    """Return the mean of a posterior. If it has no closed form, raise an error that names the methods to override."""
     try:
         return q.mean
     except NotImplementedError as error:
@@ -172,8 +173,9 @@ def mean(q: Distribution, owner: nn.Module) -> Tensor:
 class Conditional(nn.Module):
     """A conditional distribution: a network and a head that maps the network's output to a distribution.
 
-    A context is concatenated with a vector input. If the input is an image, `network` is called with the additional
-    argument `context_dim`, and the module that it returns takes the context (N, context_dim) as its second argument.
+    If the input is a vector, the context is concatenated with it. If the input is an image, `network` is called with
+    the additional argument `context_dim`, and the module that it returns takes the context (N, context_dim) as its
+    second argument.
 
     Args:
         network: called with (in_shape, out_shape); returns a module that maps (N, *in_shape) to (N, *out_shape).
@@ -204,7 +206,7 @@ class Conditional(nn.Module):
 
         Args:
             given: the condition.
-            context: (..., context_dim), or (B, context_dim) if shared by the K samples of an input (K, B, *in_shape).
+            context: tensor (..., context_dim), or (B, context_dim) if the K samples in (K, B, *in_shape) share it.
 
         Raises:
             ValueError: if the context is missing or has the wrong shape.
@@ -420,7 +422,7 @@ class VAE(BaseVAE):
 
 
 def plain(parts: Parts) -> VAE:
-    """Return a VAE with one stochastic layer and without a context (`vae=plain`)."""
+    """Return a VAE with one stochastic layer and no context (`vae=plain`)."""
     return VAE(parts.make_encoder(), parts.make_decoder(), parts.prior)
 
 
@@ -431,7 +433,7 @@ def in_words(likelihood: str, network: str, model: str, has_density: bool, laten
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
-    """Return KL(q‖p) for each dimension (B, D) in nats, or None if it does not factorise or torch has no closed form.
+    """Return KL(q‖p) for each dimension (B, D) in nats, or None if it does not factorise or has no known closed form.
 
     Raises:
         ValueError: if q and p have different sizes.

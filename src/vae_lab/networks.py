@@ -37,7 +37,8 @@ class MLP(nn.Sequential):
         norm: `torch.nn` normalisation over features, such as `BatchNorm1d` or `LayerNorm`; None for no normalisation.
         dropout: probability of dropping a hidden unit, 0 ≤ p < 1.
         order: order of the steps that follow a linear layer.
-        activate_output: whether norm, activation and dropout also follow the output layer; if so, lists include it.
+        activate_output: whether norm, activation and dropout also follow the output layer. If so, lists include a value
+            for it.
         init: initialisation of weights and biases; see `initialise`.
         context_dim: size of the context (N, context_dim), the network's second argument; 0 for no context.
 
@@ -97,13 +98,13 @@ class ConvEncoder(nn.Sequential):
         dropout: probability of dropping a value in a feature map, 0 ≤ p < 1.
         order: order of the steps that follow a convolution.
         linear: network that maps the last feature maps to the output; None for a linear layer with the same `init`.
-        init: initialisation of the weights and biases of the convolutions; see `initialise`. `linear` has its own.
+        init: initialisation of the convolutions' weights and biases; see `initialise`. `linear` has its own `init`.
         context_dim: size of the context (N, context_dim), the network's second argument, which is passed to the linear
             network; 0 for no context.
 
     Raises:
         ValueError: if there are more layers than the image size allows, if a kernel is smaller than its stride, if a
-            kernel with stride 1 is even, or for the same reasons as in `MLP`.
+            kernel with stride 1 has an even side length, or for the same reasons as in `MLP`.
 
     >>> import torch
     >>> encoder = ConvEncoder((3, 32, 32), (40,), channels=(64, 128), norm=(None, "BatchNorm2d"))
@@ -225,7 +226,7 @@ def padding(kernel: int, stride: int) -> int:
 
 
 def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the output length of a padded convolution, and the number of pixels at the end that it does not cover."""
+    """Return the output length of a padded convolution and the number of pixels at the end that are not covered."""
     if length < 2 and stride > 1:  # one pixel cannot be divided
         return 0, 0
     steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
@@ -332,7 +333,7 @@ def initialise(network: nn.Module, init: Init) -> None:
 
 
 def torch_layer(option: str, call: str, *sizes: int) -> nn.Module:
-    """Return the layer `torch.nn.<call>`, such as `LeakyReLU(0.2)`, with `sizes` after the arguments in `call`."""
+    """Return the layer `torch.nn.<call>`, such as `LeakyReLU(0.2)`, with `sizes` appended to the arguments."""
     try:
         node = ast.parse(call, mode="eval").body
         if not isinstance(node, ast.Call):

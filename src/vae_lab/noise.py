@@ -1,6 +1,6 @@
 """Noise for the encoder's input, and data augmentation. Both process batches on the same device as the images.
 
-Every class maps pixel values (B, C, H, W) in [0, 1] to values in [0, 1]. The target of the likelihood has no noise.
+Every class maps pixel values (B, C, H, W) in [0, 1] to values in [0, 1]. No noise is added to the likelihood's target.
 """
 
 from math import radians
@@ -17,7 +17,7 @@ class Noise(nn.Module):
     """Base class for noise modules.
 
     Args:
-        eval: whether to add the noise during validation and testing, in addition to training.
+        eval: whether to add the noise during validation and testing as well as during training.
     """
 
     @checked
@@ -43,10 +43,10 @@ class Dropout(Noise):
 
 
 class SaltAndPepper(Noise):
-    """Sets each pixel, in all channels, to black or white, which are equally likely, with probability `amount`.
+    """With probability `amount`, sets a pixel, in all channels, to black or white (equally likely).
 
     Args:
-        amount: probability for each pixel, 0 ≤ amount ≤ 1.
+        amount: probability that a pixel is replaced, 0 ≤ amount ≤ 1.
     """
 
     @checked
@@ -101,7 +101,7 @@ class Masking(Noise):
 
 
 def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
-    """Return images, each rotated about its centre and then shifted, by random amounts; exposed pixels are black.
+    """Return the images, each after a random rotation about its centre and a random shift; exposed pixels are black.
 
     Args:
         images: values from 0 to 255 (B, C, H, W), uint8.
@@ -120,7 +120,7 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
 
 
 def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the random number generators of the CPU and of a device.
+    """Seed the random number generators of the CPU and of `device`.
 
     `torch.manual_seed` would seed all kinds of devices and spend time on a stack trace for each kind not yet in use.
     """

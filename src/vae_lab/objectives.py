@@ -1,4 +1,4 @@
-"""Objectives, which compute the loss and named terms for each image (B,), in nats, from one draw from the model."""
+"""Objectives, which use one draw from the model to compute the loss and named terms for each image (B,), in nats."""
 
 from functools import reduce
 from typing import ClassVar, Literal

@@ -64,8 +64,8 @@ class History(NamedTuple):
 
     Attributes:
         rows: metrics for each epoch, by name.
-        kl: KL for each latent dimension (epochs, D) in nats, by stochastic layer and split. The name of a single layer
-            is empty.
+        kl: KL for each latent dimension (epochs, D) in nats, by stochastic layer and split. If there is only one
+            layer, its name is empty.
     """
 
     rows: Sequence[Mapping[str, float]]
@@ -86,7 +86,7 @@ class View:
 
     Args:
         vae: the model.
-        data: data with the test split that figures use; the split is read on first use.
+        data: the data; figures use the test split, which is read on first use.
         epoch: number of epochs for which the model has been trained.
         history: function that returns the metrics for all epochs; None if there are no metrics.
     """
@@ -147,7 +147,7 @@ class View:
 
     @cached_property
     def errors(self) -> Errors:
-        """Squared error of the mean reconstruction for each test image, in the order of the split."""
+        """Squared error between each test image and its mean reconstruction, in the order of the split."""
         found = []
         with self.undisturbed(0):
             for _, batch in self.data.test_batches(self.device, self.dtype):
@@ -177,7 +177,7 @@ class View:
 
     @property
     def mean(self) -> str:
-        """Symbol of a mean image: `E[x|z]`, or `E[x|z, c]` for a conditional model."""
+        """Symbol for a mean image: `E[x|z]`, or `E[x|z, c]` for a conditional model."""
         return "E[x|z, c]" if self.is_conditional else "E[x|z]"
 
     @property
@@ -216,7 +216,9 @@ class View:
         return [self.class_names[label] for label in self.label[indices].tolist()]
 
     def chosen(self, count: int, labels: Sequence[int] | None = None) -> Tensor:
-        """Return the indices of up to `count` test images, taken from each class in turn and identical in every epoch.
+        """Return the indices of up to `count` test images, taken from each class in turn.
+
+        The images are the same in every epoch.
 
         Args:
             count: maximum number of images.
@@ -273,7 +275,7 @@ class View:
         return Codes(mean, std, kl, batch.label.cpu(), None if context is None else context.cpu())
 
     def reconstruct(self, batch: Batch) -> Tensor:
-        """Return mean reconstructions (B, C, H, W) of a batch at the posterior's `center`, on the model's device."""
+        """Return mean reconstructions (B, C, H, W) of a batch from the posterior's `center`, on the model's device."""
         context = self.vae.context(batch)
         return self.vae.reconstruct(self.vae.encode(batch.input, context), context).mean
 

@@ -19,8 +19,8 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 
     Args:
         folder: directory for the checkpoints.
-        monitor: metric that selects `best.ckpt`: `val/mse` is minimised, and any other metric is maximised; None for
-            no `best.ckpt`.
+        monitor: metric that selects `best.ckpt`, minimised if it is `val/mse` and maximised otherwise; None for no
+            `best.ckpt`.
         every: number of epochs between numbered checkpoints; None for no numbered checkpoints.
     """
     kept: list[ModelCheckpoint] = []

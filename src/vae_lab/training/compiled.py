@@ -30,7 +30,7 @@ class Compiled:
         if not self.size:
             self.size = size
             torch.compiler.reset()  # the number of compiled versions per process is limited
-            # draw the same random numbers as without compilation
+            # draw the same random numbers as the uncompiled objective
             self.compiled = torch.compile(self.objective, options={"fallback_random": True})
         return (self.compiled if size == self.size else self.objective)(vae, batch, step)
 

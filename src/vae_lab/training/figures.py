@@ -41,7 +41,7 @@ class DrawFigures(Callback):
         self.module, self.folder = pl_module, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the initial epoch; when a run is resumed, its figures exist unless drawing was interrupted."""
+        """Store the initial epoch, whose figures exist in a resumed run unless drawing was interrupted."""
         self.begun = self.module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,7 +69,7 @@ class DrawFigures(Callback):
         history = partial(loggers.read_history, self.folder)
         view = View(self.module.vae, trainer.datamodule, self.module.epoch, history)  # type: ignore[attr-defined]
         for each in figures:
-            # figures drawn after the test use the precision of the test
+            # figures drawn after testing use the same precision as testing
             precision = trainer.precision_plugin.forward_context() if each.after_test else nullcontext()
             with warned(each.name, view.epoch), precision:
                 if trainer.testing and isinstance(each, ClassMse):

@@ -135,7 +135,7 @@ def open_wandb_run() -> Any:
 
 
 def read_curves(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file written by `Curves` as strings, or an empty list if the file does not exist."""
+    """Return, as strings, the rows of a CSV file written by `Curves`, or an empty list if the file does not exist."""
     if not path.exists():
         return []
     try:

@@ -17,7 +17,7 @@ from vae_lab.objectives import Terms, elbo_terms
 from vae_lab.training.schedulers import Plateau
 from vae_lab.workarounds.lightning import QuickHookName
 
-UNNORMALISED = "_unnormalised"  # suffix of metrics that do not come from a normalised density
+UNNORMALISED = "_unnormalised"  # suffix for metrics that do not come from a normalised density
 
 
 class VAEModule(QuickHookName, LightningModule):
@@ -136,7 +136,8 @@ class VAEModule(QuickHookName, LightningModule):
     def evaluate(self, batch: Batch) -> Terms:
         """Return `elbo`, `log_likelihood` and `kl` in nats, and `mse`, for each image (B,).
 
-        A point posterior has no ELBO and no KL. `elbo_terms` adds the KL per latent dimension and stochastic layer.
+        A point posterior has no ELBO and no KL. `elbo_terms` adds the KL for each latent dimension and for
+        each stochastic layer.
         """
         draw = self.vae.draw(batch)
         context = self.vae.context(batch)
