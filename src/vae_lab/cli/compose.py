@@ -33,7 +33,7 @@ def run_dir(resume: str | None, parent: str) -> str:
 
 
 def fit_for_a_path(name: str) -> str:
-    """Replace the characters in a name that would have to be quoted in Hydra's override syntax."""
+    """Return a name with hyphens in place of characters that would have to be quoted in Hydra's override syntax."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
 
 
@@ -82,7 +82,7 @@ def compose(name: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
 
     Args:
         name: the command, such as `train`.
-        overrides: as on the command line.
+        overrides: the overrides, as on the command line.
 
     Raises:
         ConfigError: if a component or key is unknown, or a value is missing, of the wrong type or out of range.

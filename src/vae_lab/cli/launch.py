@@ -24,14 +24,14 @@ from vae_lab.workarounds import variable
 
 
 def launch(module: str) -> NoReturn:
-    """Run a command with the configuration `conf/<command>.yaml`, once or for each job of a sweep, and exit.
+    """Run a command with the configuration `conf/<command>.yaml`, once or for each job in a sweep, and exit.
 
     A user error is printed to stderr as one line, and its class determines the exit code. The traceback is written to
     the log of the run and, if HYDRA_FULL_ERROR=1, also printed.
 
     Args:
-        module: full name of the module that defines the command's `run`, such as `vae_lab.commands.train`. It is
-            imported when the command runs, because importing it takes a few seconds.
+        module: full name of the module that defines the command's `run` function, such as `vae_lab.commands.train`. It
+            is imported when the command runs, because importing it takes a few seconds.
     """
     name = module.rpartition(".")[2]
     full_error = os.environ.get("HYDRA_FULL_ERROR")

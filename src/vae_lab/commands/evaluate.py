@@ -1,4 +1,4 @@
-"""Test a completed run again, on its own data or on different data."""
+"""Evaluate a completed run on its own data or on different data."""
 
 import hashlib
 import json

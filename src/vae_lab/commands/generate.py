@@ -22,7 +22,7 @@ from vae_lab.view import View
 
 log = logging.getLogger(__name__)
 
-COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures that have them
+COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures that support them
 
 
 def run(config: DictConfig, *_: object) -> list[Path]:
@@ -91,7 +91,7 @@ def wanted(config: DictConfig, names: list[str]) -> tuple[list[str], bool]:
 def figures(
     config: DictConfig, described: dict[str, DictConfig], by_name: bool, view: View, out: Path
 ) -> Iterator[Path]:
-    """Draw figures and yield their files; it is an error if a figure that the user named does not fit the model."""
+    """Draw figures and yield their files; raise a ConfigError if a figure named by the user does not fit the model."""
     out.mkdir(parents=True, exist_ok=True)
     drawings = build_each(OmegaConf.create({"figures": described}), "figures")
     for name, drawing in drawings.items():
@@ -133,8 +133,8 @@ def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
     samples from classes are drawn from a Gaussian fitted to each class.
 
     `samples.npz` contains the float32 arrays `z` (N, D), `mean` (N, C, H, W), which is E[x|z], and `sample`
-    (N, C, H, W), which is drawn from p(x|z), and, for samples from classes, `label` (N,). PNG files are written to
-    `samples/mean/` and `samples/sample/`, one per image.
+    (N, C, H, W), which is drawn from p(x|z). For samples from classes, it also contains `label` (N,). PNG files, one
+    per image, are written to `samples/mean/` and `samples/sample/`.
     """
     if not view.has_density:
         raise ConfigError(f"format={config.format}: must be null for an autoencoder, which has no prior")

@@ -113,8 +113,8 @@ def defaults() -> DictConfig:
 def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
     """Yield the key, value and default for each value that differs from its default.
 
-    A component that replaces the default component is a single row with all its options. A value whose default is an
-    interpolation of another key is omitted if it still equals the value of that key.
+    A component that replaces the default component is listed in a single row with all its options. A value whose
+    default is an interpolation of another key is omitted if it still equals the value of that key.
     """
     expressions, there = (dict(changes.flat(OmegaConf.to_container(each))) for each in (defaults(), config))
     found = changes.changes(defaults(), config)
@@ -147,7 +147,7 @@ def follows(config: DictConfig, key: str, default: Any) -> bool:
 
 
 def again(path: Path, given: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the overrides that reproduce a run: the original ones, updated with later changes on resume."""
+    """Return the overrides that reproduce a run: the original ones, updated with the changes made on resume."""
     file = path / ".hydra" / "config.yaml"
     begun = directory.read_yaml(file) if file.exists() else OmegaConf.create()
     before, after = (dict(changes.flat(OmegaConf.to_container(each, resolve=True))) for each in (begun, config))
@@ -182,7 +182,7 @@ def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, 
 
 
 def fit(figures: Sequence[dict[str, Any]]) -> None:
-    """Remove the data of images that exceed `MOST_BYTES` in total, starting with earlier images."""
+    """Remove the data of images, starting with earlier ones, so that the total size is at most `MOST_BYTES`."""
     room = MOST_BYTES
     for each in [figure["last"] for figure in figures] + [each for figure in figures for each in figure["earlier"]]:
         each["data"] = each["data"] if len(each["data"]) <= room else ""
@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the captions of all figures by name, starting with the figures of the run in their order."""
+    """Return the `look_for` texts of all figures by name, starting with the figures of the run in their order."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second
@@ -221,7 +221,7 @@ def picture(file: Path, words: str) -> dict[str, Any]:
 
 
 def class_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the name, images and mse of each class from `class_mse.csv`; mse is None for classes without images."""
+    """Return `name`, `images` and `mse` for each class in `class_mse.csv`; `mse` is None for a class without images."""
     if not file.exists():
         return []
     try:

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
     """Train a model in the run directory `path`, test its best checkpoint and write the results.
 
-    If the directory contains a run with the same configuration, a completed run is loaded, and an interrupted one is
-    resumed.
+    If the directory already contains a run with the same configuration, the run is loaded if it has completed, and
+    resumed if it was interrupted.
     """
     config = changes.settled(config, path, overrides)
     completed = not directory.is_new(path) and directory.read_json(path / "metrics.json")
@@ -118,7 +118,7 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
 
 
 def start_from_data(module: VAEModule, data: ImageData) -> None:
-    """Call `init_from_data` of each submodule that defines it, with the training batches of the first epoch."""
+    """Call `init_from_data` on each submodule that defines it, with the training batches of the first epoch."""
     for submodule in module.modules():
         if hook := getattr(submodule, "init_from_data", None):
             weight = next(module.parameters())
@@ -127,7 +127,7 @@ def start_from_data(module: VAEModule, data: ImageData) -> None:
 
 
 def page_of(path: Path) -> Path | None:
-    """Write the report of a completed run and return the path, or log a warning and return None if that fails."""
+    """Write the report of a completed run and return its path, or log a warning and return None if that fails."""
     try:
         return report.write(path)
     except Exception as error:
@@ -136,7 +136,7 @@ def page_of(path: Path) -> Path | None:
 
 
 def leave_out(figures: dict[str, Figure], view: View) -> str:
-    """Remove the optional figures that do not fit the model, and return their names with reasons.
+    """Remove the optional figures that do not fit the model, and return their names with the reasons.
 
     Raises:
         ConfigError: if a figure that is not optional does not fit the model.

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 
 class Stream(IntEnum):
-    """Purposes of random numbers, each with independent seeds that depend on the numbers in parentheses."""
+    """Purposes for which random numbers are drawn, each with its own seeds, derived from the numbers in parentheses."""
 
     SPLIT = 1  # (seed)
     TRAINING = 2  # order: (seed, epoch); steps: (seed, epoch, rank)
@@ -21,14 +21,14 @@ class Stream(IntEnum):
 
 
 class Plan(NamedTuple):
-    """Indices of the images in one step (B,), and the seed for its random numbers."""
+    """Indices (B,) of the images in one step, and the seed for the random numbers in that step."""
 
     indices: Tensor
     seed: int
 
 
 class Batches(Sampler[Plan]):
-    """Yields the plan for each step of an epoch, which depends only on (seed, epoch, rank) and the index of the step.
+    """Yields the plan for each step of an epoch. A plan depends only on (seed, epoch, rank) and the index of the step.
 
     With multiple processes, each gets an equal share of the images. With shuffling, images that cannot be shared
     equally are omitted from the epoch, and a trailing batch of one image is merged into the batch before it, because
@@ -64,7 +64,7 @@ class Batches(Sampler[Plan]):
 
     @property
     def share(self) -> slice:
-        """The slice of an order that is assigned to this process."""
+        """The slice of the order of the images that is assigned to this process."""
         whole = self.size - self.size % self.world_size if self.shuffle else self.size
         return slice(self.rank, whole, self.world_size)
 

@@ -27,14 +27,14 @@ class Folder(ImageData):
 
     Images are converted to greyscale or RGB and resized to `shape` without preserving their aspect ratio. Transparency,
     EXIF orientation and files whose suffix is not in `SUFFIXES` are ignored. Without a `test` directory, a fraction of
-    the training images becomes the test split, chosen by a permutation that does not depend on the seed.
+    the training images, chosen by a permutation that does not depend on the seed, becomes the test split.
 
     Args:
         root: directory that contains `train` and, optionally, `test`.
         shape: shape of the images after resizing, (1, H, W) for greyscale or (3, H, W) for colour.
-        classes: expected number of classes; None for any number of at least two.
+        classes: expected number of classes; None to accept two or more.
         test_fraction: fraction of the training images that becomes the test split if there is no `test` directory.
-        skip_unreadable: whether to skip files that cannot be read with a warning instead of raising an error.
+        skip_unreadable: whether to log a warning and skip files that cannot be read, instead of raising an error.
         options: options of `ImageData`.
 
     Raises:

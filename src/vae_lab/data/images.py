@@ -89,7 +89,7 @@ Loader = InMemory | DataLoader[Images]
 
 
 class ImageData(LightningDataModule, ABC):
-    """Base class for data sets, which reads images into memory, splits and binarizes them, and creates batches.
+    """Base class for data sets. It reads images into memory, splits and binarizes them, and creates batches.
 
     Args:
         shape: shape of one image (C, H, W).
@@ -98,11 +98,11 @@ class ImageData(LightningDataModule, ABC):
         val_fraction: size of the validation split: a fraction of the training images, 0 ≤ f < 1, or a number of
             images ≥ 2.
         binarize: `none` keeps greyscale values; `threshold` sets a pixel to 1 if x > 0.5, else to 0; `dynamic` sets a
-            pixel to 1 with probability x, resampled at each training step, but sampled only once, with a fixed seed,
+            pixel to 1 with probability x, and samples it at each training step, but only once, with a fixed seed,
             for validation and testing; `static` samples all pixels only once.
         binarize_input: whether the encoder's input is binarized; otherwise, only the target is.
-        noise: module that corrupts the encoder's input (B, C, H, W), during training only unless its `in_evaluation`
-            attribute is true. The target is never corrupted.
+        noise: module that corrupts the encoder's input (B, C, H, W), only during training, unless its
+            `in_evaluation` attribute is true. The target is never corrupted.
         rotation: largest rotation of a training image in either direction for augmentation, in degrees.
         shift: largest shift of a training image in each direction for augmentation, in pixels.
         num_workers: number of processes that load batches from images in CPU memory. With 0, which is fastest, the
@@ -260,7 +260,7 @@ class ImageData(LightningDataModule, ABC):
         return [self._loader(self.val, shuffle=False)] if self.val is not None and len(self.val) else []
 
     def test_dataloader(self) -> Loader:
-        """Return the test batches, which contain every image exactly once for any number of processes."""
+        """Return the test batches, which contain every image exactly once, regardless of the number of processes."""
         return self._loader(self.test, shuffle=False)
 
     def _loader(self, images: Images | None, shuffle: bool) -> Loader:
@@ -291,7 +291,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def transfer_batch_to_device(self, batch: Images, device: torch.device, dataloader_idx: int) -> Images:
-        """Move a batch to the device ten times as fast as Lightning, which searches nested structures."""
+        """Move a batch to the device, ten times as fast as Lightning's method, which searches nested structures."""
         return batch.to(device)
 
     def on_after_batch_transfer(self, batch: Images, dataloader_idx: int) -> Batch:
@@ -329,7 +329,7 @@ class ImageData(LightningDataModule, ABC):
 
 
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
-    """Return 1 with probability image/255, and 0 otherwise, for each pixel, as uint8.
+    """Return uint8 pixels, each of which is 1 with probability image/255 and 0 otherwise.
 
     The probability is exact: r < x for a random integer r from 0 to 254.
     """

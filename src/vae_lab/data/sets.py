@@ -87,7 +87,7 @@ class MNIST(Downloaded):
 
 
 class CIFAR10(Downloaded):
-    """CIFAR-10 by Krizhevsky: 50,000 + 10,000 photographs of ten classes (32×32, colour)."""
+    """CIFAR-10 by Krizhevsky: 50,000 + 10,000 photographs in ten classes (32×32, colour)."""
 
     source = "CIFAR10"
     folder = "cifar-10-batches-py"
@@ -100,9 +100,9 @@ class CIFAR10(Downloaded):
 
 
 class Digits(ImageData):
-    """The 1,797 handwritten digits (8×8, 17 grey levels) included in scikit-learn, which need no download.
+    """The 1,797 handwritten digits (8×8, 17 grey levels) included in scikit-learn; no download is needed.
 
-    A fifth of the images form the test split, chosen by a permutation that does not depend on the seed.
+    A fifth of the images, chosen by a permutation that does not depend on the seed, form the test split.
     """
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

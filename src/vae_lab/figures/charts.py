@@ -34,7 +34,7 @@ def points(
         names: names of the classes.
         title: title of the figure.
         axes_names: labels of the horizontal and vertical axes; without labels, the axes have no ticks.
-        circles: whether to draw circles at 1, 2 and 3 σ of a standard normal prior.
+        circles: whether to draw the 1σ, 2σ and 3σ circles of a standard normal prior.
     """
     side = 640
     figure = canvas(side, side)
@@ -91,7 +91,7 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
     Args:
         rows: `epoch` and the metrics for each epoch: `train/loss`, `val/elbo`, …
         kl: KL for each latent dimension (epochs, D), by stochastic layer and then by `training` and `validation`; NaN
-            if missing. The name of a single layer is empty.
+            if missing. If there is only one layer, its name is empty.
         title: title of the figure.
     """
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood (nats)"}
@@ -145,7 +145,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
-    """Draw the KL for each latent dimension in a layer over the epochs; all splits share one order and colour scale."""
+    """Draw the KL for each latent dimension in a layer over the epochs; all splits use the same order and colours."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may lack validation metrics
     order = final[-1].argsort(descending=True)
     every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
@@ -167,7 +167,7 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
 
 
 def _of(row: Mapping[str, float], name: str) -> list[float]:
-    """Return the value of a metric, normalised or not, in a list, which is empty if the row does not contain it."""
+    """Return a list of the value of a metric, normalised or not, or an empty list if the row does not contain it."""
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
 
 

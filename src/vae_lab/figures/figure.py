@@ -20,10 +20,10 @@ class Figure(BaseModel, ABC):
 
     Args:
         name: name of the figure's directory in the run directory.
-        every_n_epochs: interval, in epochs, between figures during training. The figure is always drawn after the last
-            epoch; None draws it only then.
-        epochs: epochs after which to draw the figure, instead of an interval.
-        optional: whether to omit the figure if it does not apply to the model; otherwise, this is an error.
+        every_n_epochs: interval, in epochs, at which to draw the figure during training. It is also drawn after the
+            last epoch; with None, only then.
+        epochs: the only epochs after which to draw the figure; None to use `every_n_epochs`.
+        optional: whether to omit the figure, instead of raising an error, if it does not apply to the model.
         seed: seed for the figure's random numbers. It is the same in every epoch, so that figures are comparable.
 
     Raises:
@@ -63,7 +63,7 @@ class Figure(BaseModel, ABC):
         return set(type(self).model_fields)
 
     def refuses(self, view: View) -> str | None:
-        """Return why the figure does not apply to the model, or None if it applies. This does not read any data."""
+        """Return the reason why the figure does not apply to the model, or None if it applies, without reading data."""
         return None
 
     def check(self, view: View) -> None:
@@ -75,7 +75,7 @@ class Figure(BaseModel, ABC):
         view.numbers(getattr(self, "labels", None) or [])
 
     def is_due(self, epoch: int, last: bool) -> bool:
-        """Return whether to draw the figure after an epoch, counted from 1."""
+        """Return whether to draw the figure after the given epoch, counted from 1."""
         if self.epochs is not None:
             return epoch in self.epochs
         ends = last and not self.after_test

@@ -106,9 +106,9 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
 
 
 def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -> int:
-    """Add the labels of a panel to its grid, and return their height above the grid in pixels.
+    """Add the title and labels of a panel to its grid, and return their height above the grid in pixels.
 
-    `height` and `width` are the size of each image in pixels.
+    `height` and `width` are the dimensions of each image in pixels.
     """
     if panel.rows:
         axes.set_yticks([row * (height + gap) + height / 2 for row in range(len(panel.rows))], panel.rows)
@@ -124,7 +124,7 @@ def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -
 
 
 def turn_if_wider(axes: Axes, width: int) -> None:
-    """Rotate the labels of the horizontal axis by 90° if one is wider than `width` pixels."""
+    """Rotate the labels of the horizontal axis by 90° if any of them is wider than `width` pixels."""
     if any(text.get_window_extent().width > width for text in axes.get_xticklabels()):
         axes.tick_params(axis="x", labelrotation=90)
 

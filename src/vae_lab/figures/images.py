@@ -26,7 +26,7 @@ class OfClasses(Grid):
     """Base class for figures that show each class of a conditional model.
 
     Args:
-        labels: classes to show for a conditional model; None for all. Each has the context of its first test image.
+        labels: classes to show for a conditional model; None for all. Each uses the context of its first test image.
     """
 
     labels: Labels | None = None
@@ -40,7 +40,7 @@ class OfClasses(Grid):
         return f"labels={list(self.labels)}: requires a conditional model"
 
     def classes(self, view: View) -> list[int]:
-        """Return the numbers of the classes to show; empty unless the model is conditional."""
+        """Return the numbers of the classes to show, or an empty list if the model is not conditional."""
         if not view.is_conditional:
             return []
         return view.label.unique().tolist() if self.labels is None else view.numbers(self.labels)
@@ -91,7 +91,7 @@ class Reconstructions(Grid):
 
 
 class Denoising(Grid):
-    """Test images, the same images with the training noise, and the mean reconstructions of the noisy images.
+    """Test images, the same images with the training noise applied, and the mean reconstructions of the noisy images.
 
     Args:
         n: number of images, taken from each class in turn.
@@ -129,13 +129,13 @@ class Denoising(Grid):
 
 
 class Samples(OfClasses):
-    """Images decoded from z ~ p(z): the mean of p(x|z), next to a sample x ~ p(x|z) with the same z.
+    """Images decoded from z ~ p(z): the means of p(x|z), next to samples x ~ p(x|z) with the same z.
 
     For a conditional model, each class has its own rows.
 
     Args:
-        n: number of images, arranged in a square, at most 10,000. For a conditional model, each class has an equal
-            number of images, at least one.
+        n: number of images, at most 10,000, arranged in a square. For a conditional model, they are divided equally
+            among the classes, with at least one image each.
     """
 
     look_for: ClassVar[str] = (
@@ -174,7 +174,7 @@ class Manifold(OfClasses):
 
     Args:
         n: number of steps in each direction, at most 100.
-        reach: the grid is evenly spaced from -reach to reach; None for quantiles of N(0, 1).
+        reach: bound on an evenly spaced grid from -reach to reach; None for a grid of quantiles of N(0, 1).
         quantiles: probabilities of the first and last quantiles.
         dimensions: the two latent dimensions.
     """
@@ -226,7 +226,7 @@ class Manifold(OfClasses):
 
 
 class Interpolation(Grid):
-    """Interpolation between two test images, along a straight line and along a great circle in the latent space.
+    """Interpolations between two test images, along a straight line and along a great circle in the latent space.
 
     Args:
         labels: classes of the two images; None for the first and last classes.
@@ -248,7 +248,7 @@ class Interpolation(Grid):
         if not torch.equal(circle, paths["linear"]):  # equal if there is only one dimension
             paths["spherical"] = circle
         z, rows = torch.stack([*paths.values()]), [*paths]  # (2, steps, D)
-        if context is not None and len(context) > 1:  # each path is drawn with the context of each end
+        if context is not None and len(context) > 1:  # each path is drawn with the context of each endpoint
             z, rows = z.repeat(2, 1, 1), [f"{path}, c of {name}" for name in names for path in paths]
             context = context.repeat_interleave(len(paths) * self.steps, 0)
         decoded = view.decode(z, context)  # (rows, steps, C, H, W)
@@ -264,7 +264,7 @@ class Interpolation(Grid):
 
 
 class Transition(Grid):
-    """Linear interpolation between two test images in many small steps, arranged in a square.
+    """Linear interpolation between two test images in many small steps, shown as a square of images.
 
     Args:
         labels: classes of the two images; None for the first and last classes.
@@ -293,7 +293,7 @@ class Transition(Grid):
 class Traversals(Grid):
     """Traversals of each latent dimension from -reach to reach, with the others fixed at their values for a test image.
 
-    The dimensions are sorted by activity: the mean KL(q‖p(z)) over test images or, if the KL is not available, as for
+    The dimensions are sorted by activity: the mean KL(q‖p(z)) over test images or, if the KL is not available, as with
     an autoencoder, the variance of the posterior means.
 
     Args:
@@ -340,7 +340,7 @@ class Traversals(Grid):
 
 
 class ClassSamples(Grid):
-    """Images decoded from Gaussian samples for each class, with the average posterior mean and variance of the class.
+    """For each class, images decoded from samples of a Gaussian with the class's average posterior mean and variance.
 
     Args:
         labels: classes to show; None for all.
@@ -387,7 +387,7 @@ class Transfer(Grid):
     """Test images, encoded and then decoded with the context of every class, to show what the model encodes in z.
 
     Args:
-        labels: classes to show; None for all classes, but at most the first 20.
+        labels: classes to show; None for all classes, or the first 20 if there are more.
     """
 
     quiet: ClassVar[bool] = True
@@ -416,10 +416,10 @@ class Transfer(Grid):
 
 
 def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
-    """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) of the two ends of a path.
+    """Return the latents (2, D), images (2, C, H, W), class names and contexts (2, ...) for the endpoints of a path.
 
-    The ends are test images of two classes. Two equal contexts are returned as a single context (1, ...). The context
-    is None for an unconditional model.
+    The endpoints are test images of two classes. Two equal contexts are returned as a single context (1, ...). The
+    context is None for an unconditional model.
 
     Raises:
         ValueError: if a class does not exist or has too few test images.
@@ -438,7 +438,7 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
 
 
 def square(images: Tensor, columns: int | None = None) -> Tensor:
-    """Return images (N, C, H, W) in rows of `columns`, by default in a square, padded with NaN: (R, S, C, H, W)."""
+    """Arrange images (N, C, H, W) in rows of `columns`, by default as a square, and pad with NaN: (R, S, C, H, W)."""
     columns = columns or ceil(len(images) ** 0.5)
     rows = ceil(len(images) / columns)
     blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))

@@ -90,7 +90,7 @@ class ClassMse(Grid):
         return Panel(torch.stack(columns, 1), rows=rows)
 
     def pairs(self, view: View, places: set[int]) -> dict[int, Tensor]:
-        """Return the target and reconstruction (2, C, H, W) of each test image in `places`, with the test noise."""
+        """Return the target and reconstruction (2, C, H, W) of each test image in `places`, using the test noise."""
         found = {}
         for indices, batch in view.data.test_batches(view.device, view.dtype):
             here = [row for row, place in enumerate(indices.tolist()) if place in places]

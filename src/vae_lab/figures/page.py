@@ -1,4 +1,4 @@
-"""The layout of figures: exact sizes in pixels, titles, captions, colours and saving."""
+"""Layout and saving of figures: exact sizes in pixels, titles, captions and colours."""
 
 from pathlib import Path
 from textwrap import fill
@@ -60,7 +60,7 @@ def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Ax
 
 
 def box(figure: Figure, left: int, top: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """Convert a box in pixels from the top-left corner to matplotlib's fractions from the bottom-left corner."""
+    """Convert a box in pixels from the top-left corner to fractions of the figure from the bottom-left corner."""
     wide, high = figure.bbox.width, figure.bbox.height
     return left / wide, 1 - (top + height) / high, width / wide, height / high
 

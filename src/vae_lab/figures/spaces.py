@@ -17,7 +17,7 @@ from vae_lab.view import View
 class LatentMap(Figure):
     """Posterior means of test images, coloured by class and projected onto two principal axes if latent_dim > 2.
 
-    For an N(0, I) prior, dashed circles at 1, 2 and 3 σ surround the origin; they remain circles under the projection.
+    For an N(0, I) prior, dashed circles show its 1σ, 2σ and 3σ contours, which remain circles under the projection.
 
     Args:
         n: number of test images, at least 3.
@@ -46,7 +46,7 @@ class LatentMap(Figure):
             names = (f"principal axis 1, {first}", f"principal axis 2, {second}")
         caption = f"{view.where.capitalize()} of {len(places):,} test images. Each class is labelled at its median."
         if standard:
-            caption += " The dashed circles are at 1, 2 and 3 σ of the prior."
+            caption += " The dashed circles are the prior's 1σ, 2σ and 3σ contours."
         title = Title("Latent space", view.name, caption)
         return charts.points(places, codes.label, view.class_names, title, names, circles=standard)
 
@@ -87,7 +87,7 @@ class Tsne(Figure):
 
 
 class LatentBars(Grid):
-    """Test images, with bars for the posterior mean and σ, and their reconstructions at the posterior mean.
+    """Test images, bars for their posterior means and σ, and their reconstructions at the posterior mean.
 
     Args:
         n: number of images, taken from each class in turn.

@@ -186,7 +186,7 @@ def check_model(module: VAEModule, batch: Batch) -> None:
 
 
 def blamed(network: Network, group: str) -> Network:
-    """Return a network constructor whose errors name the config group, for use by any model class."""
+    """Return a network constructor that any model class can call and whose errors name the config group."""
 
     def make(in_shape: Shape, out_shape: Shape, **options: Any) -> nn.Module:
         with blame(group):
@@ -246,7 +246,7 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
 
 
 def binarization(config: DictConfig) -> str:
-    """Return `data.binarize`, replacing `auto` with `threshold` if the likelihood is for binary pixels, else `none`."""
+    """Return `data.binarize`; `auto` becomes `threshold` if the likelihood is for binary pixels, else `none`."""
     if config.data.binarize != "auto":
         return config.data.binarize
     support = getattr(part("likelihood", config.likelihood), "support", None)

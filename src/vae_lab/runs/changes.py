@@ -25,7 +25,7 @@ SAME = {  # equivalent torch classes in the configurations of earlier runs
 
 
 def settled(config: DictConfig, path: Path, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration for a run in `path`, which on resume is the stored one with the changes applied.
+    """Return the configuration for a run in `path`: on resume, the stored configuration with the overrides applied.
 
     Raises:
         ConfigError: if the directory contains a run with a different configuration, or a key was changed that
@@ -84,7 +84,7 @@ def changes(old: DictConfig, new: DictConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def differences(path: Path, config: DictConfig) -> list[str]:
-    """Return how a configuration differs from that of the run in the directory `path`, as one line per key."""
+    """Return the differences between a configuration and that of the run in the directory `path`, one line per key."""
     ignored = ("print_every", "checkpoint_every", "logger")
     found = changes(stored_config(path), config).items()
     return [f"{key} was {old}, is now {new}" for key, (old, new) in sorted(found) if not key.startswith(ignored)]

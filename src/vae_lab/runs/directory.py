@@ -1,4 +1,4 @@
-"""Reading and writing the files of a run directory."""
+"""Reading and writing the files in a run directory."""
 
 import json
 import logging
@@ -96,7 +96,7 @@ def provenance() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """Return the git revision of the source code, with `-dirty` if files have changed, or None outside a checkout."""
+    """Return the git revision of the source code, plus `-dirty` if files have changed, or None outside a checkout."""
     source = Path(__file__).resolve().parents[1]
     if not (source.parents[1] / ".git").exists():
         return None
@@ -132,7 +132,7 @@ def stored_overrides(path: Path) -> list[str]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the contents of a YAML file of a run, with the names of renamed classes updated."""
+    """Return the contents of a YAML file in a run directory, with the names of renamed classes updated."""
     try:
         text = file.read_text(encoding="utf-8")
         for old, new in RENAMED.items():
