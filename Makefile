@@ -73,5 +73,5 @@ type: $(READY)  ## check types with mypy
 	$(BIN)/mypy
 
 clean:  ## remove environments, caches and the site, but not outputs/ or data/
-	rm -rf $(VENV) $(LOWEST) dist site .mypy_cache .pytest_cache .ruff_cache notebooks/outputs
+	rm -rf $(VENV) $(LOWEST) dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis notebooks/outputs
 	find src tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

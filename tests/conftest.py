@@ -157,7 +157,7 @@ def command(
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs a command in an empty directory, without network access and without `VAE_LAB_DATA`.
 
-    It starts a new process if it gets variables that Python or OpenMP read on start-up, and forks one otherwise.
+    With environment variables that Python or a library may read on start-up, it starts a new process.
     """
     environment = {
         name: value
@@ -167,7 +167,7 @@ def command(
     environment |= {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
 
     def run(*arguments: str, module: str = "vae_lab.train", **more: str) -> subprocess.CompletedProcess[str]:
-        if not any(name.startswith(("PYTHON", "OMP_")) for name in more):
+        if more.keys() <= {"HYDRA_FULL_ERROR", "HOME", "NETRC"}:
             output = tmp_path_factory.mktemp("output")
             return forked.run(module, arguments, tmp_path, environment | more, output, timeout=300)
         return subprocess.run(

@@ -46,7 +46,7 @@ def _main(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    sys.path.insert(0, str(folder))
+    sys.path[:] = [str(folder), *(place for place in sys.path if Path(place).name not in ("tests", "docs"))]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

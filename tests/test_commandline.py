@@ -24,7 +24,8 @@ SMALL = ("data=digits", "encoder.hidden=[16]", "decoder.hidden=[16]", "trainer.m
 
 @pytest.mark.parametrize("model", ["bernoulli_mlp", "gaussian_mlp", "ae_mlp"])
 def test_training_prints_metrics_and_run_directory(command: Command, tmp_path: Path, model: str) -> None:
-    done = command(*SMALL, f"model={model}", "latent_dim=2")
+    new_process = {"PYTHONUNBUFFERED": "1"} if model == "ae_mlp" else {}  # shows what imports print
+    done = command(*SMALL, f"model={model}", "latent_dim=2", **new_process)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (run,) = (tmp_path / "outputs" / "vae").iterdir()
@@ -148,6 +149,7 @@ def test_two_processes_evaluate_every_image_once(command: Command, tmp_path: Pat
         assert numbers[0][name] == pytest.approx(numbers[1][name], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_run(command: Command, tmp_path: Path) -> None:
     two = (*SMALL, "trainer.devices=2", "trainer.accelerator=cpu", "noise=gaussian")
     done = command(*two, "hydra.run.dir=run")

@@ -200,7 +200,7 @@ def test_animation_shows_figures_of_training(tmp_path: Path) -> None:
         (["data.classes=3"], ConfigError, "data.classes=3: must be at least 10"),
         (["data.shape=3"], ConfigError, "data.shape=3: must be [1, 8, 8]"),
         (["device=meta"], ConfigError, "device=meta: not supported"),
-        (["animate=true", "out=/dev/null/x"], DataError, "contains no figure drawn for at least 2 epochs"),
+        (["animate=true", "out=/dev/null/x"], DataError, "must contain a figure drawn in at least 2 epochs"),
         (["format=npz", "out=/dev/null"], DataError, "/dev/null: cannot be written"),
         (["figure=samples", "figures.samples=null"], ConfigError, "figure=samples: unknown figure"),
         (["figure=manifold", "n=1000"], ConfigError, "figure=manifold: n=1000: must be at most 100"),

@@ -275,7 +275,7 @@ def test_training_and_test_splits_have_each_image_once(size: int, fraction: floa
 
 @examples(80)
 @given(st.integers(1, 60), st.integers(1, 20), SEEDS, st.booleans(), st.integers(0, 1000), st.integers(1, 5))
-def test_all_processes_together_see_each_image_once(
+def test_processes_share_images_without_overlap(
     size: int, batch_size: int, seed: int, shuffle: bool, epoch: int, world_size: int
 ) -> None:
     assume(size >= world_size)

@@ -393,6 +393,7 @@ def test_compile_rejects_objective_with_weights(small: Trainer, monkeypatch: pyt
         small("compile=true")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize(
     ("tolerance", "options"),

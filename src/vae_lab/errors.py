@@ -21,7 +21,7 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
     options = list(options)
     in_lower_case = {option.lower(): option for option in options}
-    if closest := get_close_matches(name.lower(), in_lower_case, n=1):
+    if closest := get_close_matches(name.lower(), in_lower_case, n=1, cutoff=0.8):
         return f"; did you mean '{in_lower_case[closest[0]]}'?"
     return f"; expected one of {', '.join(options)}" if 0 < len(options) <= 8 else ""
 

@@ -1,4 +1,4 @@
-"""Test a completed run again, on its own data or on different data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
+"""Test a run again, on its own data or on different data: `python -m vae_lab.evaluate run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Draw figures for a completed run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
+"""Draw figures for a run, or write samples: `python -m vae_lab.generate run=outputs/vae/… figure=samples`."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -61,7 +61,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         return f"{text.removeprefix('Error merging override ')}: {expected(cause)}"
     if isinstance(error, InterpolationResolutionError):
         reason = re.sub(r"^\w+ raised while resolving interpolation: ", "", text.splitlines()[0]).strip('"')
-        return f"{error.full_key}: {reason[0].lower()}{reason[1:]}"
+        return f"{error.full_key}: {reason[:1].lower()}{reason[1:]}"
     if text.startswith("Config group override must be"):
         wrong = [each for each in overrides if each.partition("=")[0] in GROUPS | {""} and not names_component(each)]
         return f"{wrong[0] if wrong else 'config group'}: expected <group>=<component>"
@@ -95,6 +95,8 @@ def unknown_key(key: str, siblings: Iterable[Any]) -> str:
         names |= PRESETS
     hint = did_you_mean(name, sorted(each for each in names if not each.startswith("_")))
     hint = hint.replace("did you mean '", f"did you mean '{parent}{dot}")
+    if parent == "trainer":
+        hint = hint or f"; use +{key}=… to pass another option to Lightning's Trainer"
     return f"unknown key '{key}'{hint or '; --help lists the keys'}"
 
 

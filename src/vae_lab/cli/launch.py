@@ -47,9 +47,8 @@ def launch(module: str) -> NoReturn:
                 import_module(module).run(config, path, [*settings.overrides.task, *search_paths])
         except Exception as error:
             failures.append(error)
-            begun = (
-                path / "config.yaml"
-            ).exists()  # then this run writes its own log, or the directory is another run's
+            # if the file exists, this run writes its own log, or the directory is another run's
+            begun = (path / "config.yaml").exists()
             if settings.mode is RunMode.MULTIRUN:
                 if not begun:
                     write_traceback(path / f"{name}.log", error)

@@ -1,4 +1,4 @@
-"""Evaluate a completed run on its own data or on different data."""
+"""Evaluate a run on its own data or on different data."""
 
 import hashlib
 import json

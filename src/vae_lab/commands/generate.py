@@ -1,4 +1,4 @@
-"""Draw figures for a completed run, or write samples."""
+"""Draw figures for a run, or write samples."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -199,6 +199,6 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         yield out / f"{name}.gif"
     if not made:
         raise DataError(
-            f"{folder}: contains no figure drawn for at least 2 epochs; train with "
+            f"{folder}: must contain a figure drawn in at least 2 epochs; train with "
             "callbacks.reconstructions.every_n_epochs=1"
         )

@@ -177,7 +177,7 @@ def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, 
     """Yield the figures drawn by `generate` for the run."""
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
-            last, look_for = picture(file, "completed run"), words.get(file.stem, "")
+            last, look_for = picture(file, "drawn by generate"), words.get(file.stem, "")
             yield {"name": file.name, "look_for": look_for, "last": last, "earlier": [], "earlier_count": 0}
 
 

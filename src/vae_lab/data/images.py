@@ -100,7 +100,7 @@ class ImageData(LightningDataModule, ABC):
         binarize: `none` keeps greyscale values; `threshold` sets a pixel to 1 if x > 0.5, else to 0; `dynamic` sets a
             pixel to 1 with probability x, and samples it at each training step, but only once, with a fixed seed,
             for validation and testing; `static` samples all pixels only once.
-        binarize_input: whether the encoder's input is binarized; otherwise, only the target is.
+        binarize_input: whether the encoder's input is binarized too, if the target is.
         noise: module that corrupts the encoder's input (B, C, H, W), only during training, unless its
             `in_evaluation` attribute is true. The target is never corrupted.
         rotation: largest rotation of a training image in either direction for augmentation, in degrees.

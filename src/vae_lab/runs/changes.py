@@ -57,9 +57,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         figure = key.startswith("callbacks.") and is_figure(OmegaConf.select(stored, ".".join(key.split(".")[:2])))
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
-            raise ConfigError(
-                f"{key}: cannot change on resume; only {allowed} and figure options can, but not trainer.precision"
-            )
+            allowed = allowed.replace("trainer.*", "trainer.* (except trainer.precision)")
+            raise ConfigError(f"{key}: cannot change on resume; only {allowed} and figure options can")
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]
             siblings = OmegaConf.select(stored, parent) if parent else stored
