@@ -86,7 +86,7 @@ def train_with(noise: str, model: str, kind: str, sources: dict, splits: dict) -
     train_three_steps(runs.build_module(config), data, splits[kind], noise)
 
 
-@pytest.mark.parametrize(("model", "kind"), TRAINS)
+@pytest.mark.parametrize(("model", "kind"), [each for each in TRAINS if each[1] in ("digits", "colour folder")])
 def test_preset_trains_with_one_noise(model: str, kind: str, sources: dict, splits: dict) -> None:
     place = MODELS.index(model) + [*GREY, *COLOUR].index(kind)  # every noise with every kind of data
     train_with(NOISES[place % len(NOISES)], model, kind, sources, splits)

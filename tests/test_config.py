@@ -77,6 +77,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", GROUPS)
 def test_every_class_has_yaml_in_its_config_groups(module: ModuleType) -> None:
     kinds = (nn.Module, objectives.Elbo, objectives.Reconstruction, data.ImageData, LRScheduler)

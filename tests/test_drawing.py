@@ -215,6 +215,7 @@ def test_failed_figure_is_logged_and_training_continues(
     assert run.metrics["test/elbo"] == plain.metrics["test/elbo"]
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_curves(small: Callable[..., Run]) -> None:
     options = ("noise=gaussian", "callbacks=curves", "callbacks.curves.every_n_epochs=1")
     whole = small(*options, "trainer.max_epochs=3", name="whole")

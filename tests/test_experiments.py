@@ -93,7 +93,7 @@ def test_further_options_match_references() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", ["gaussian_mlp", "ae_conv"])
+@pytest.mark.parametrize("model", ["gaussian_mlp", pytest.param("ae_conv", marks=pytest.mark.slow)])
 def test_overrides_take_precedence_over_experiment(name: str, model: str) -> None:
     overrides = ["data=digits", f"model={model}", "latent_dim=3", "callbacks=none", "scheduler=none", "noise=gaussian"]
     config = composed(f"experiment={name}", *overrides)
@@ -153,6 +153,7 @@ def test_commands_of_section_draw_its_figures(
     assert drawn == set(re.findall(r"\(gallery/(\w+)\.webp\)", section))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gaussian_mnist", "gaussian_cifar10"])
 def test_sweep_trains_both_decoders(
     name: str, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path

@@ -48,6 +48,7 @@ class Mine(figures.Samples):
     shade: PositiveFloat = 1.0
 
 
+@pytest.mark.slow
 def test_user_defined_figure_is_found_with_its_options(tmp_path: Path) -> None:
     figure = "+callbacks.mine={_target_: test_generate.Mine, name: mine, n: 4, shade: 0.5}"
     options = ["data=digits", *SMALL, "callbacks=none", figure, f"hydra.run.dir={tmp_path / 'run'}"]

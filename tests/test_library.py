@@ -54,7 +54,13 @@ class Codec(nn.Module):
         return q.mean, q.stddev, self.vae.decode(q.mean).mean
 
 
-@pytest.mark.parametrize("preset", ["bernoulli_mlp", "gaussian_learned_conv", "bernoulli_conv_mnist"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "bernoulli_mlp",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("gaussian_learned_conv", "bernoulli_conv_mnist")),
+    ],
+)
 def test_preset_exports_with_dynamic_batch_size(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "FASTER", hasattr(torch.ops.mkldnn, "_linear_pointwise"))
     monkeypatch.setattr(onednn, "SMALLEST", 0)

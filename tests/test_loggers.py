@@ -97,6 +97,7 @@ def test_missing_tensorboard_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_wandb_offline_needs_no_account(command: callable, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")}
     done = command("-m", *SHORT, "latent_dim=2,3", "logger=wandb", "hydra.sweep.dir=sweep", **home)
@@ -140,6 +141,7 @@ def test_failing_logger_is_named(error: Exception, kind: type[Exception]) -> Non
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [None, "offline"])
 def test_wandb_restores_process_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)

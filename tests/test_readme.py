@@ -32,7 +32,9 @@ PYTHON = re.findall(r"```python\n(.*?)```", README + COMPOSE, re.DOTALL)
 SHORT = ["data=digits", "trainer.max_epochs=1", "name=readme", "callbacks=none"]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow) if " -m model" in line else line for line in COMMANDS]
+)
 def test_every_command_trains(
     command: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,

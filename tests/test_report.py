@@ -209,7 +209,7 @@ def test_report_includes_generated_figures(digits_run: Run, tmp_path: Path) -> N
     generate([f"run={path}", "figure=samples", "n=4"])
     file = report([f"run={path}", f"out={tmp_path / 'pages' / 'page.html'}"])
     page = Reader(file)
-    assert [image["alt"] for image in page.images] == ["curves, epoch 2", "samples.png, completed run"]
+    assert [image["alt"] for image in page.images] == ["curves, epoch 2", "samples.png, drawn by generate"]
     assert Curves.look_for in page.text
     assert Samples.look_for in page.text
     assert not (path / "figures" / "samples").exists()
@@ -382,7 +382,7 @@ def test_large_figures_are_compressed_or_omitted(
     Image.new("RGB", (60, 60)).save(path / "generated" / "plain.png")  # comes last, but is small enough
     monkeypatch.setattr(pages, "MOST_BYTES", pages.MOST_BYTES + 500)
     names = [image["alt"] for image in Reader(pages.write(path)).images]
-    assert names == ["curves, epoch 2", "noise, epoch 2", "plain.png, completed run"]
+    assert names == ["curves, epoch 2", "noise, epoch 2", "plain.png, drawn by generate"]
 
 
 def test_ids_are_unique_and_link_targets_exist(digits_run: Run, tmp_path: Path) -> None:

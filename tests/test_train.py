@@ -135,9 +135,19 @@ def test_resumed_run_equals_uninterrupted_run(small: Trainer) -> None:
     "scheduler",
     [
         ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=100"],
-        ["scheduler=plateau", "scheduler.monitor=validation", "scheduler.patience=0", "scheduler.threshold=100"],
-        ["scheduler=step", "scheduler.milestones=[2,4]"],
-        ["scheduler=cosine", "scheduler.T_max=5"],
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                [
+                    "scheduler=plateau",
+                    "scheduler.monitor=validation",
+                    "scheduler.patience=0",
+                    "scheduler.threshold=100",
+                ],
+                ["scheduler=step", "scheduler.milestones=[2,4]"],
+                ["scheduler=cosine", "scheduler.T_max=5"],
+            )
+        ),
     ],
 )
 def test_resumed_run_continues_scheduler(small: Trainer, scheduler: list[str]) -> None:
@@ -424,6 +434,7 @@ def test_training_restores_process_state(small: Trainer) -> None:
     assert logging.getLogger("pytorch_lightning").level == level
 
 
+@pytest.mark.slow
 def test_failed_compilation_gives_one_line_error(small: Trainer) -> None:
     without = {"cpp.cxx": (None, "/no/such/compiler"), "force_disable_caches": True}
     with (
@@ -514,11 +525,11 @@ def test_non_finite_loss_does_not_change_weights(
     assert "NonFiniteError" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_an_evaluation_that_is_not_finite_names_its_term() -> None:
+def test_non_finite_evaluation_names_its_term() -> None:
     module = runs.build_module(compose("train", SMALL)[0])
     strategy = SimpleNamespace(reduce=lambda total, **_: total)
     module.trainer = trainer = SimpleNamespace(sanity_checking=False, global_step=3, strategy=strategy)
     module.evaluation.add({"kl": torch.ones(2), "mse": torch.tensor([1.0, inf])})
-    with pytest.raises(NonFiniteError, match=rf"^val/mse not finite after step {trainer.global_step}"):
+    with pytest.raises(NonFiniteError, match=rf"^val/mse: not finite after step {trainer.global_step}"):
         module.on_validation_epoch_end()
     assert not module.numbers

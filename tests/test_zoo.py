@@ -93,7 +93,7 @@ def small(searchpath: str, tmp_path: Path) -> Callable[..., Run]:
     return lambda name, *options: train([searchpath, *SMALL, f"hydra.run.dir={tmp_path / name}", *options])
 
 
-FAST = ("two layers", "conditional")
+FAST = ("conditional",)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,7 @@ def test_model_works_with_every_command(name: str, small: Callable[..., Run], tm
     assert view.center == case.center
 
 
+@pytest.mark.slow
 def test_classifier_recognises_samples_of_conditional_model(small: Callable[..., Run]) -> None:
     """Training takes seconds, because only a trained model differs from one that ignores the label."""
     wide = ("encoder.hidden=[200]", "decoder.hidden=[200]", "optimizer.lr=3e-3", "trainer.max_epochs=30")
