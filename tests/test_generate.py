@@ -307,7 +307,7 @@ def test_each_figure_is_drawn_in_colour(folder_run: Run, tmp_path: Path, figure:
 def test_class_without_test_images_is_reported(folder_run: Run, tmp_path: Path) -> None:
     where = [f"run={folder_run.path}", f"out={tmp_path}"]
     for options in (["figure=reconstructions", "labels=[ant]"], ["figure=interpolation", "labels=[bee,ant]"]):
-        with pytest.raises(ConfigError, match="the test split has no images of ant"):
+        with pytest.raises(ConfigError, match="the test split has no images of class ant"):
             generate([*where, *options])
     with pytest.raises(ConfigError, match="encoded images belongs to class 0"):
         generate([*where, "figure=class_samples", "labels=[0]"])

@@ -71,7 +71,7 @@ def test_class_without_test_images_is_reported(digits_run: Run) -> None:
     run.data.test = run.data.test.part((run.data.test.label != 9).nonzero().flatten())
     view = View(run.module.vae, run.data, 2)
     assert len(view.chosen(1000)) == len(run.data.test)
-    with pytest.raises(ValueError, match="the test split has no images of 9"):
+    with pytest.raises(ValueError, match="the test split has no images of class 9"):
         view.chosen(3, [9])
 
 

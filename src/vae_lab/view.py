@@ -233,7 +233,7 @@ class View:
         turns = (places[turn] for turn in range(count) for places in of_class if turn < len(places))
         found = [int(place) for place in islice(turns, count)]
         if not found:
-            raise ValueError(f"the test split has no images of {', '.join(names[each] for each in classes)}")
+            raise ValueError(f"the test split has no images of class {', '.join(names[each] for each in classes)}")
         return torch.tensor(found)
 
     def numbers(self, labels: Sequence[int | str]) -> list[int]:

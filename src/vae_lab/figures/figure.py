@@ -63,7 +63,7 @@ class Figure(BaseModel, ABC):
         return set(type(self).model_fields)
 
     def refuses(self, view: View) -> str | None:
-        """Return the reason why the figure does not apply to the model, or None if it applies, without reading data."""
+        """Return, without reading data, why the figure does not apply to the model, or None if it does."""
         return None
 
     def check(self, view: View) -> None:

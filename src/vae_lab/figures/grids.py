@@ -57,7 +57,7 @@ def tiles(images: Tensor, scale: int = 1, gap: int = GAP) -> np.ndarray:
     Args:
         images: pixel values (R, C, channels, H, W), clipped to [0, 1]; NaN is white.
         scale: side length of each image pixel, in figure pixels.
-        gap: number of pixels between two images.
+        gap: number of pixels between adjacent images.
 
     Raises:
         ValueError: if the images do not have 1 or 3 channels.
@@ -81,7 +81,7 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
         panels: grids to draw; all images must have the same shape.
         title: title of the figure.
         scale: side length of each image pixel, in figure pixels; None for a readable size.
-        gap: number of pixels between two images.
+        gap: number of pixels between adjacent images.
         across: number of grids in each row.
     """
     *_, height, width = panels[0].images.shape

@@ -12,8 +12,8 @@ class Clock(Callback):
     """Records the duration of each epoch in seconds, excluding validation, as `train/seconds`.
 
     Attributes:
-        totals: sums over all epochs, including those before a resume: `seconds` (with validation), `step_seconds`
-            (without validation) and `images` (number of images processed during training).
+        totals: sums over all epochs, including those before the run was resumed: `seconds` (with validation),
+            `step_seconds` (without validation) and `images` (number of images processed during training).
     """
 
     def __init__(self) -> None:
