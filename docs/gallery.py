@@ -43,7 +43,9 @@ def small(picture: Image.Image) -> bytes:
         picture.convert("RGB").save(file, "WEBP", quality=quality, method=6)
         if file.tell() <= MOST:
             return file.getvalue()
-    raise ValueError(f"a picture of {picture.size} pixels needs more than {MOST} bytes: draw it smaller")
+    raise ValueError(
+        f"an image of {picture.width}×{picture.height} pixels needs more than {MOST} bytes; use a smaller scale"
+    )
 
 
 def beside(pictures: list[Image.Image], height: int = 620) -> Image.Image:

@@ -194,7 +194,7 @@ def test_figures_are_compressed_or_rejected(gallery: ModuleType) -> None:
         with Image.open(io.BytesIO(gallery.small(figure))) as made:
             assert made.size == figure.size
         assert len(gallery.small(figure)) <= 150_000
-    with pytest.raises(ValueError, match="draw it smaller"):
+    with pytest.raises(ValueError, match="use a smaller scale"):
         gallery.small(wilder)
 
 

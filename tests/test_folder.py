@@ -113,7 +113,7 @@ def test_unreadable_files_are_counted_and_named(root: Path, caplog: pytest.LogCa
 
 def test_images_with_16_bits_per_channel_are_rejected(root: Path) -> None:
     Image.new("I;16", (20, 20), 40_000).save(root / "test/cat/0000.png")
-    with pytest.raises(DataError, match=r"0000\.png \(more than 8 bits per channel are not supported"):
+    with pytest.raises(DataError, match=r"0000\.png \(more than 8 bits per channel is not supported"):
         folder(root)
 
 

@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the `look_for` texts of all figures by name, starting with the figures of the run in their order."""
+    """Return the `look_for` text of each figure by name; the figures of the run come first, in the order of the run."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second

@@ -55,8 +55,8 @@ def run(config: DictConfig, path: Path, overrides: Sequence[str]) -> Run:
         trainer = build_trainer(config, path, [*callbacks.values(), *own])
         if trainer.world_size > 1 and not HydraConfig.initialized():
             raise ConfigError(
-                f"trainer.devices={config.trainer.devices}: multiple processes require the command line; "
-                "use python -m vae_lab.train"
+                f"trainer.devices={config.trainer.devices}: multiple processes are supported only from the command "
+                "line; use python -m vae_lab.train"
             )
         last = path / "checkpoints" / "last.ckpt"
         if resuming := last.exists():

@@ -115,7 +115,7 @@ class Folder(ImageData):
         channels, height, width = self.shape
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits per channel are not supported")
+                raise ValueError("more than 8 bits per channel is not supported")
             pixels = image.convert("L" if channels == 1 else "RGB")
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)

@@ -141,7 +141,7 @@ def latent_bars(
     """Draw each image, bars for its posterior mean and σ, and its reconstruction.
 
     Args:
-        images: inputs of the encoder (N, C, H, W).
+        images: inputs to the encoder (N, C, H, W).
         mean: posterior means (N, D).
         std: posterior standard deviations (N, D); None if they do not exist.
         reconstructions: mean reconstructions (N, C, H, W).

@@ -174,7 +174,7 @@ class Manifold(OfClasses):
 
     Args:
         n: number of steps in each direction, at most 100.
-        reach: bound on an evenly spaced grid from -reach to reach; None for a grid of quantiles of N(0, 1).
+        reach: extent of an evenly spaced grid from -reach to reach; None for a grid of quantiles of N(0, 1).
         quantiles: probabilities of the first and last quantiles.
         dimensions: the two latent dimensions.
     """

@@ -52,7 +52,7 @@ def canvas(width: int, height: int) -> Figure:
 
 
 def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Add axes with a position and size in pixels, measured from the top-left corner."""
+    """Add axes of the given size at the given position from the top-left corner, both in pixels."""
     axes = figure.add_axes(box(figure, left, top, width, height))
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -60,7 +60,7 @@ if not hasattr(torch.ops.vae_lab, "product"):  # already defined if this module 
 
 
 class Product(torch.autograd.Function):
-    """`product` with derivatives, which are also computed as products."""
+    """Differentiable `product`, whose gradients are also computed with `product`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
