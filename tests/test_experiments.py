@@ -76,6 +76,7 @@ def test_experiment_matches_reference(name: str) -> None:
     assert config.data._target_.endswith("CIFAR10" if "cifar10" in name else "MNIST")
 
 
+@pytest.mark.slow
 def test_further_options_match_references() -> None:
     first = composed("experiment=bernoulli_2d")
     assert first.scheduler.monitor == "training"

@@ -30,6 +30,7 @@ def run_dir(digits_run: Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits_run.path, tmp_path / "elsewhere" / "it"))
 
 
+@pytest.mark.slow
 def test_all_draws_every_figure(run_dir: Path) -> None:
     short = ["figures.tsne.n=60", "figures.tsne.iterations=250"]
     files = generate([f"run={run_dir}", "figure=all", *short])
@@ -160,9 +161,9 @@ def test_animation_shows_figures_of_training(tmp_path: Path) -> None:
                 shown, expected = (np.asarray(image.convert("L"), dtype=int) for image in (animation, figure))
             assert shown.shape == expected.shape
             assert np.abs(shown - expected).mean() < 3  # of 255, because a GIF has 256 colours
-    with pytest.raises(DataError, match=r"too few images for an animation \(1 of at least 2\)"):
+    with pytest.raises(DataError, match=r"too few images for an animation \(1 found, 2 required\)"):
         generate([f"run={run.path}", "figure=curves", "animate=true"])
-    with pytest.raises(DataError, match=r"\(0 of at least 2\)"):
+    with pytest.raises(DataError, match=r"\(0 found, 2 required\)"):
         generate([f"run={run.path}", "figure=manifold", "animate=true"])
 
 

@@ -362,24 +362,32 @@ def test_weights_have_precision_of_run(small: Trainer) -> None:
         ["trainer.accumulate_grad_batches=2"],
         ["encoder.norm=BatchNorm1d", "decoder.norm=LayerNorm"],
         ["encoder.activation=[ELU]", "decoder.activation=Tanh"],
-        ["encoder.dropout=0.5"],
-        ["posterior.scale=softplus"],
-        ["objective.beta=2"],
-        ["objective.warmup_steps=10"],
-        ["objective.kl=sampled", "objective.samples=3"],
-        ["optimizer=adamw"],
-        ["data.binarize=dynamic"],
-        ["data.binarize=static"],
-        ["data.binarize_input=false"],
-        ["data.batch_size=50"],
-        ["data.rotation=15"],
-        ["data.shift=1"],
-        *([f"noise={noise}"] for noise in ("dropout", "salt_and_pepper", "gaussian", "masking")),
-        *([f"likelihood={kind}"] for kind in ("gaussian", "gaussian_shared", "gaussian_learned", "cross_entropy")),
-        ["scheduler=step", "scheduler.milestones=[1]"],
-        ["scheduler=cosine"],
-        ["encoder.init=kaiming", "decoder.init=kaiming"],
-        ["decoder.init=xavier"],
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (
+                ["encoder.dropout=0.5"],
+                ["posterior.scale=softplus"],
+                ["objective.beta=2"],
+                ["objective.warmup_steps=10"],
+                ["objective.kl=sampled", "objective.samples=3"],
+                ["optimizer=adamw"],
+                ["data.binarize=dynamic"],
+                ["data.binarize=static"],
+                ["data.binarize_input=false"],
+                ["data.batch_size=50"],
+                ["data.rotation=15"],
+                ["data.shift=1"],
+                *([f"noise={noise}"] for noise in ("dropout", "salt_and_pepper", "gaussian", "masking")),
+                *(
+                    [f"likelihood={kind}"]
+                    for kind in ("gaussian", "gaussian_shared", "gaussian_learned", "cross_entropy")
+                ),
+                ["scheduler=step", "scheduler.milestones=[1]"],
+                ["scheduler=cosine"],
+                ["encoder.init=kaiming", "decoder.init=kaiming"],
+                ["decoder.init=xavier"],
+            )
+        ),
     ],
 )
 def test_options_change_weights(small: Trainer, plain: Run, options: list[str]) -> None:

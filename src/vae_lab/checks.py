@@ -35,7 +35,7 @@ WORDS = {  # replacements for pydantic's Python terms, by error type
 
 
 def in_one_line(error: ValidationError) -> str:
-    """Return a message about the first invalid argument in an error: `scale=-1: must be greater than 0`.
+    """Return a message about the first invalid argument that an error reports: `scale=-1: must be greater than 0`.
 
     The alternatives in a union type are joined by "or". For a list element, as in
     `hidden[0]=0: must be greater than 0`, the message contains only the requirements for elements.

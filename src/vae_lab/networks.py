@@ -287,7 +287,7 @@ def following_layers(features: Sequence[int], order: Sequence[str], **options: A
         options: `norm`, `activation`, `pool` and `dropout`, each a single value or a list with one value per layer.
     """
     if sorted(order) != sorted(options):
-        raise ValueError(f"order={list(order)}: must contain each of {', '.join(options)} exactly once")
+        raise ValueError(f"order={list(order)}: must contain exactly once each: {', '.join(options)}")
     values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
 
     def step(name: str, value: Any, width: int) -> nn.Module:

@@ -179,7 +179,7 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         if len(epochs) < 2:
             if by_name:
                 raise DataError(
-                    f"{folder / name}: too few images for an animation ({len(epochs)} of at least 2); train with "
+                    f"{folder / name}: too few images for an animation ({len(epochs)} found, 2 required); train with "
                     f"callbacks.{name}.every_n_epochs=1"
                 )
             continue

@@ -182,7 +182,7 @@ def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, 
 
 
 def fit(figures: Sequence[dict[str, Any]]) -> None:
-    """Remove the data of images, starting with earlier ones, so that the total size is at most `MOST_BYTES`."""
+    """Remove image data, starting with the earliest epochs, so that the total size is at most `MOST_BYTES`."""
     room = MOST_BYTES
     for each in [figure["last"] for figure in figures] + [each for figure in figures for each in figure["earlier"]]:
         each["data"] = each["data"] if len(each["data"]) <= room else ""
@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the `look_for` text of each figure by name; the figures of the run come first, in the order of the run."""
+    """Return the `look_for` text of each figure, keyed by name; figures in the configuration of the run come first."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second
