@@ -244,13 +244,8 @@ def figures(root: Path, pairs: int, epochs: int = 20) -> dict[str, Any]:
     }
 
 
-MORE = {
-    "parts": parts,
-    "start": start,
-    "growth": growth,
-    "numbers": numbers,
-    "figures": figures,
-}  # called with (root, pairs)
+# called with (root, pairs)
+MORE = {"parts": parts, "start": start, "growth": growth, "numbers": numbers, "figures": figures}
 
 
 def trained(overrides: list[str], root: Path) -> Any:

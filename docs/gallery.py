@@ -19,10 +19,8 @@ from PIL import Image, ImageOps
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "experiments.md"
 MOST = 150_000  # largest size of an image, in bytes
-COVER = (
-    "manifold.png",
-    "latent_map.png",
-)  # figures of experiment=manifold, shown side by side at the top of the README
+# figures of experiment=manifold, shown side by side at the top of the README
+COVER = ("manifold.png", "latent_map.png")
 BACKGROUND = "white"
 
 

@@ -25,13 +25,8 @@ API = "reference/api/"  # pages for modules, which are listed in the navigation 
 PAGES |= {f"notebooks/{file.name}": f"tutorials/{file.stem}.md" for file in ROOT.glob("notebooks/*.ipynb")}
 FIRST = "---\nsearch: {boost: 5}\n---\n\n"  # ranks the page higher in search results
 FOLDERS = {"notebooks": "tutorials/01_first_vae.md"}  # the pages to which links to a directory lead
-LOADED = {
-    "script": "src",
-    "img": "src",
-    "iframe": "src",
-    "source": "src",
-    "link": "href",
-}  # attributes whose addresses the browser loads by itself
+# attributes whose addresses the browser loads by itself
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

@@ -54,7 +54,7 @@ needs_mnist = pytest.mark.skipif(
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what is imported by now from garbage collection, which otherwise takes a fifth of the tests' time."""
+    """Exempt everything imported so far from garbage collection, which would search it again and again."""
     gc.collect()
     gc.freeze()
 

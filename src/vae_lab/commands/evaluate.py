@@ -38,9 +38,8 @@ def run(config: DictConfig, *_: object) -> dict[str, float]:
         trainer = pl.Trainer(
             accelerator=device.type,
             devices=1 if device.index is None else [device.index],
-            precision=None
-            if device.type == "cpu" and precision == "16-mixed"
-            else precision,  # a CPU does not support 16-mixed
+            # a CPU does not support 16-mixed
+            precision=None if device.type == "cpu" and precision == "16-mixed" else precision,
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

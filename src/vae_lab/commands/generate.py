@@ -28,9 +28,8 @@ COMMON = ("labels", "n", "scale", "seed")  # options that apply to all figures t
 def run(config: DictConfig, *_: object) -> list[Path]:
     found = Path(config.run)
     stored = directory.stored_config(found)
-    if OmegaConf.is_interpolation(
-        config.data, "seed"
-    ):  # different data use the seed of the run, not that of the figures
+    # different data use the seed of the run, not that of the figures
+    if OmegaConf.is_interpolation(config.data, "seed"):
         config.data.seed = stored.seed
     OmegaConf.resolve(config)
     offered = known(config, stored)

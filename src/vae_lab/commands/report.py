@@ -106,7 +106,7 @@ def class_name(part: Any) -> str:
 
 @cache
 def defaults() -> DictConfig:
-    """Return the default configuration of `train`, cached because composing it takes a third of a second."""
+    """Return the default configuration of `train`, cached because composing it takes a fifth of a second."""
     return compose("train", [])[0]
 
 

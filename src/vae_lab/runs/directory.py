@@ -31,7 +31,7 @@ RENAMED = {  # module names in the files of earlier runs, and their replacements
     "vae_lab.schedulers.": "vae_lab.training.schedulers.",
 }
 SINCE = {"vae": {"_target_": "vae_lab.model.plain"}}  # defaults for keys that earlier runs do not have
-OF_AN_END = ("metrics.json", "class_mse.csv", "report.html")  # deleted on resume
+DELETED_ON_RESUME = ("metrics.json", "class_mse.csv", "report.html")
 
 
 @rank_zero_only
@@ -44,7 +44,7 @@ def create(path: Path, config: DictConfig, overrides: Sequence[str], provenance:
             write_json(path / ".hydra" / "provenance.json", provenance)
             OmegaConf.save(OmegaConf.create(list(overrides)), path / ".hydra" / "overrides.yaml")
             OmegaConf.save(config, path / ".hydra" / "config.yaml")
-        for name in OF_AN_END:
+        for name in DELETED_ON_RESUME:
             (path / name).unlink(missing_ok=True)
         OmegaConf.save(config, path / "config.yaml", resolve=True)
 

@@ -85,12 +85,12 @@ class DrawFigures(Callback):
         """Add a row to `kl_per_dimension.csv` if the KL for each latent dimension is known."""
         if not self.module.vectors or not any(isinstance(each, Curves) for each in self.figures):
             return
-        found = {
+        found = {  # train/0, or train/layer1/0 with several stochastic layers
             "/".join(filter(None, (stage, layer, str(number)))): value
             for name, values in self.module.vectors.items()
             for stage, layer in re.findall(r"^(\w+)/kl_?(layer\d+|)_per_dimension$", name)
             for number, value in enumerate(values)
-        }  # train/0, or train/layer1/0 with several stochastic layers
+        }
         with warned("curves", self.module.epoch):
             table = loggers.Curves(self.folder / loggers.KL_FILE)  # writes only on rank 0
             table.log_metrics({"epoch": self.module.epoch, **found}, step=trainer.global_step)
