@@ -52,7 +52,7 @@ def in_words(schema: dict[str, Any]) -> str:
         return "`null`"
     if schema.get("type") == "array":
         least, most = schema.get("minItems"), schema.get("maxItems")
-        length = (f" of length at least {least}" if most is None else f" of length {least}") if least else ""
+        length = (f" of {least} or more values" if most is None else f" of {least} values") if least else ""
         each = in_words(schema.get("items", {}))
         return f"a list{length}" + (f", each {each}" if each else "")
     bounds = " and ".join(words.format(schema[key]) for key, words in BOUNDS.items() if key in schema)

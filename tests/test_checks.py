@@ -41,7 +41,7 @@ class Component:
         ({"width": 1, "scale": float("nan")}, "scale=nan: must be a finite number"),
         ({"width": 1, "p": -0.5}, "p=-0.5: must be at least 0"),
         ({"width": 1, "kind": "three"}, "kind=three: must be one, two or null"),
-        ({"width": 1, "shape": [1]}, "shape=[1]: must be a list of length at least 2"),
+        ({"width": 1, "shape": [1]}, "shape=[1]: must be a list of 2 or more values"),
         ({"width": 1, "layer": "ReLU"}, "layer=ReLU: must be an instance of Module"),
         ({"width": 1, "on": None}, "on=null: must be true or false"),
         ({"width": 0, "p": 2.0}, "width=0: must be greater than 0"),  # the first of two errors

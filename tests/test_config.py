@@ -1,6 +1,8 @@
 import inspect
 import re
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 
@@ -32,9 +34,20 @@ def composed(*overrides: str) -> DictConfig:
     return compose("train", overrides)[0]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_component_composes_and_builds(option: str) -> None:
-    config = composed(option, *NEEDS.get(option, []))
+def together(groups: Iterable[str]) -> list[list[str]]:
+    """Return overrides that select every component of the groups, with one component of each group at a time."""
+    columns = [[option for option in OPTIONS if option.startswith(f"{group}=")] for group in groups]
+    return [[*filter(None, row)] for row in zip_longest(*columns)]
+
+
+# Experiments are tested in test_experiments.py. A model preset selects the networks and the components between them.
+MODELS = ("encoder", "decoder", "posterior", "likelihood", "prior", "objective")
+OTHERS = sorted({option.partition("=")[0] for option in OPTIONS} - {"experiment", *MODELS})
+
+
+@pytest.mark.parametrize("options", [*together(OTHERS), *together(MODELS)], ids=" ".join)
+def test_components_compose_and_build(options: list[str]) -> None:
+    config = composed(*options, *(each for option in options for each in NEEDS.get(option, [])))
     OmegaConf.resolve(config)
     assert isinstance(runs.build_module(config), VAEModule)
     runs.build_data(config)
@@ -51,7 +64,7 @@ def test_preset_builds_with_every_data_set_it_supports(option: str, images: str)
             runs.build_module(config)
         return
     if images == "data=digits" and "conv_cifar10" in option:
-        with pytest.raises(ConfigError, match=r"channels=.*: must have length at most 3 for images of 8×8 pixels"):
+        with pytest.raises(ConfigError, match=r"channels=.*: must specify at most 3 layers for images of 8×8 pixels"):
             runs.build_module(config)
         return
     runs.build_module(config)
@@ -149,9 +162,9 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["seed=4294967296"], "seed=4294967296: must be less than 4294967296"),
         (["print_every=0"], "print_every=0: must be greater than 0"),
         (["checkpoint_every=-1"], "checkpoint_every=-1: must be greater than 0"),
-        (["resume=''"], "resume=: must be a string of length at least 1"),
+        (["resume=''"], "resume=: must be a non-empty string"),
         (["data.shape=5"], "data.shape=5: must be a list"),
-        (["data.shape=[1,8]"], "data.shape=[1, 8]: must be a list of length at least 3"),
+        (["data.shape=[1,8]"], "data.shape=[1, 8]: must be a list of 3 or more values"),
         (["data.shape=[1,0,8]"], "data.shape[1]=0: must be greater than 0"),
         (["data.batch_size=true"], "data.batch_size=true: must be a whole number"),
         (["data.val_fraction=1.5"], "data.val_fraction=1.5: must be a whole number or less than 1"),
@@ -171,7 +184,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
         (["encoder.order=norm"], "encoder.order=norm: must be a list"),
         (["encoder.init=he"], "encoder.init=he: must be default, kaiming or xavier"),
         (["+encoder.width=3"], "encoder.width: unknown option"),
-        ([*CONV, "encoder.channels=[]"], "encoder.channels=[]: must be a list of length at least 1"),
+        ([*CONV, "encoder.channels=[]"], "encoder.channels=[]: must be a list of 1 or more values"),
         ([*CONV, "encoder.kernel=1.5"], "encoder.kernel=1.5: must be a whole number or a list"),
         ([*CONV, "encoder.pool=[0]"], "encoder.pool[0]=0: must be greater than 0"),
         ([*CONV, "decoder.linear.hidden=[abc]"], "decoder.linear.hidden[0]=abc: must be a whole number"),
@@ -264,8 +277,8 @@ def test_mistyped_override_is_rejected_with_suggestion(options: list[str], patte
         (["model=bernoulli_mlp", "data.binarize=none"], r"data\.binarize=none.*threshold.*likelihood=gaussian"),
         (["model=bernoulli_mlp", "data.shape=[3,8,8]"], "colour images.*likelihood=gaussian"),
         (["likelihood=cross_entropy", "data.binarize=dynamic"], "likelihood=bernoulli"),
-        (["scheduler=plateau", "scheduler.monitor=validation", "data.val_fraction=0"], "needs validation"),
-        (["scheduler=plateau", "scheduler.monitor=validation", "trainer.limit_val_batches=0"], "needs validation"),
+        (["scheduler=plateau", "scheduler.monitor=validation", "data.val_fraction=0"], "requires validation"),
+        (["scheduler=plateau", "scheduler.monitor=validation", "trainer.limit_val_batches=0"], "requires validation"),
         (["scheduler=cosine", "scheduler.T_max=5", "trainer.max_epochs=6"], r"scheduler\.T_max=5"),
         (["trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"], "optimizer.fused=false"),
         (["data=_images"], "^data: missing `_target_`"),
@@ -287,11 +300,11 @@ def test_mistyped_override_is_rejected_with_suggestion(options: list[str], patte
         (["prior.latent_dim=3"], "^model: .*size"),
         (
             ["encoder=conv", "encoder.channels=[4,4,4,4,4]"],
-            r"^encoder\.channels=.*: must have length at most 4 .* 28×28 pixels",
+            r"^encoder\.channels=.*: must specify at most 4 .* 28×28 pixels",
         ),
         (
             ["decoder=conv_cifar10", "data=digits"],
-            r"^decoder\.channels=.*: must have length at most 3 .* 8×8 pixels",
+            r"^decoder\.channels=.*: must specify at most 3 .* 8×8 pixels",
         ),
         (
             [
@@ -304,7 +317,7 @@ def test_mistyped_override_is_rejected_with_suggestion(options: list[str], patte
         (["encoder=conv", "encoder.norm=LayerNorm"], r"^encoder\.norm=LayerNorm: .*GroupNorm\(1\)"),
         (
             ["encoder=conv", "encoder.activation=[ReLU]"],
-            r"^encoder\.activation=.*: must be a single value or a list of length 2",
+            r"^encoder\.activation=.*: must be a single value or a list .*2 in total",
         ),
         (["encoder.norm=BatchNorm2d"], "^model: "),
         (["encoder=conv_mnist", "data.batch_size=1"], "^data.batch_size=1: must be at least 2"),

@@ -206,11 +206,8 @@ def test_failed_figure_is_logged_and_training_continues(
     run = small("callbacks=[samples,curves]", "callbacks.samples.every_n_epochs=1", "trainer.max_epochs=2")
     failures = [line for line in (run.path / "train.log").read_text().splitlines() if " failed: " in line]
     assert len(failures) == 4
-    assert sum("figure curves of epoch 1 failed: OSError: disk full" in line for line in failures) == 1
-    assert (
-        sum("figure samples of epoch 1 failed: RuntimeError: no ink left (test_drawing.py" in line for line in failures)
-        == 1
-    )
+    assert sum("figure curves for epoch 1 failed: OSError: disk full" in line for line in failures) == 1
+    assert sum("figure samples for epoch 1 failed: RuntimeError: no ink" in line for line in failures) == 1
     assert drawn(run) == {"curves": ["epoch-0002.png"]}
     assert run.metrics["test/elbo"] == plain.metrics["test/elbo"]
 
@@ -248,7 +245,7 @@ def test_options_of_figures_do_not_distinguish_runs(small: Callable[..., Run]) -
     assert drawn(resumed) == {"samples": ["epoch-0002.png", "epoch-0003.png"]}
     with pytest.raises(ConfigError, match=r"^unknown key 'callbacks\.samples\.foo'"):
         train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks.samples.foo=3"])
-    with pytest.raises(ConfigError, match="cannot change"):
+    with pytest.raises(ConfigError, match="cannot be changed"):
         train([f"resume={resumed.path}", "trainer.max_epochs=4", "callbacks=curves"])
 
 
@@ -359,7 +356,7 @@ def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> No
         (["callbacks.interpolation.labels=[1,12]"], "callbacks.interpolation: unknown class '12' of Digits"),
         (
             ["callbacks.interpolation.labels=[1]"],
-            "callbacks.interpolation.labels=[1]: must be a list of length at least 2",
+            "callbacks.interpolation.labels=[1]: must be a list of 2 or more values",
         ),
         (["callbacks.samples.n=1.5"], "callbacks.samples.n=1.5: must be a whole number"),
         (["callbacks.samples.every_n_epochs=0"], "callbacks.samples.every_n_epochs=0: must be greater than 0"),
@@ -367,17 +364,17 @@ def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> No
         (["callbacks.samples.optional=maybe"], "callbacks.samples.optional=maybe: must be true or false"),
         (["callbacks.samples.seed=-1"], "callbacks.samples.seed=-1: must be at least 0"),
         (["callbacks.samples.foo=3"], "unknown key 'callbacks.samples.foo'"),
-        (["+callbacks.samples.name=../x"], "callbacks.samples.name=../x: must be letters, digits"),
+        (["+callbacks.samples.name=../x"], "callbacks.samples.name=../x: must be a string of letters"),
         (["callbacks.manifold.n=101"], "callbacks.manifold.n=101: must be at most 100"),
         (
             ["callbacks.manifold.quantiles=[0.9,0.1]"],
             "manifold.quantiles=[0.9, 0.1]: must be in ascending order",
         ),
-        (["callbacks.manifold.dimensions=[1,1]"], "callbacks.manifold.dimensions=[1, 1]: must be different"),
+        (["callbacks.manifold.dimensions=[1,1]"], "callbacks.manifold.dimensions=[1, 1]: must be two different"),
         (["callbacks.manifold.reach=abc"], "callbacks.manifold.reach=abc: must be a number"),
         (
             ["callbacks.reconstructions.labels=[]"],
-            "callbacks.reconstructions.labels=[]: must be a list of length at least 1",
+            "callbacks.reconstructions.labels=[]: must be a list of 1 or more values",
         ),
         (["+callbacks.tsne.n=20"], "callbacks.tsne: missing `_target_`"),
     ],

@@ -93,8 +93,9 @@ def test_further_options_match_references() -> None:
     assert list(explained.callbacks.manifold.quantiles) == [0.011, 0.99]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("model", ["gaussian_mlp", pytest.param("ae_conv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["gaussian_mlp", "ae_conv"])
 def test_overrides_take_precedence_over_experiment(name: str, model: str) -> None:
     overrides = ["data=digits", f"model={model}", "latent_dim=3", "callbacks=none", "scheduler=none", "noise=gaussian"]
     config = composed(f"experiment={name}", *overrides)
@@ -119,6 +120,7 @@ def test_page_has_section_and_row_for_every_experiment() -> None:
 def test_command_of_page_composes_and_builds(line: str) -> None:
     config = composed(*[each for each in shlex.split(line)[3:] if each != "-m"])
     runs.build_module(config)
+    runs.build_data(config)
     figures = [each for each in config.callbacks.values() if each.get("epochs") and "callbacks." in line]
     assert all(max(each.epochs) <= config.trainer.max_epochs for each in figures)
 
@@ -186,6 +188,7 @@ def gallery() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_figures_are_compressed_or_rejected(gallery: ModuleType) -> None:
     random = np.random.default_rng(0)
     plain, wild, wilder = (

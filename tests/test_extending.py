@@ -20,7 +20,13 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+FAST = ("likelihood=laplace", "callbacks=[", "objective=beta_tc", "prior.context_dim=5")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [line if any(each in line for each in FAST) else pytest.param(line, marks=pytest.mark.slow) for line in COMMANDS],
+)
 def test_command_of_page_trains(
     command: Callable[..., subprocess.CompletedProcess[str]], mine: Path, tmp_path: Path, line: str
 ) -> None:

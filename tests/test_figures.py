@@ -342,6 +342,7 @@ def test_classes_have_distinct_colours() -> None:
     assert class_colors(3) == class_colors(10)[:3]
 
 
+@pytest.mark.slow  # a new process
 def test_figures_do_not_import_pyplot() -> None:
     script = (
         "import sys, torch; from vae_lab.figures import *; import io\n"

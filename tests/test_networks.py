@@ -35,7 +35,7 @@ def test_mlp_layers_have_default_order() -> None:
     [
         ({"activation": "Foo"}, "activation=Foo"),
         ({"activation": "functional"}, "activation=functional"),
-        ({"activation": ["ReLU"]}, "activation=.*: must be a single value or a list of length 2"),
+        ({"activation": ["ReLU"]}, "activation=.*: must be a single value or a list .*2 in total"),
         ({"activation": "LeakyReLU(x)"}, "activation=LeakyReLU"),
         ({"activation": "ReLU("}, "activation=ReLU"),
         ({"activation": "nn.ReLU"}, "activation=nn.ReLU"),
@@ -108,11 +108,11 @@ def test_default_depth_reduces_image_to_seven_pixels(side: int, depth: int) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": [4, 4, 4, 4]}, r"channels=\[4, 4, 4, 4\]: must have length at most 3 for images of 8×12 pixels$"),
-        ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be a single value or a list of length 2"),
-        ({"channels": [4] * 7, "kernel": 3}, "channels=.*: must have length at most 3 for images of 8×12 pixels$"),
+        ({"channels": [4, 4, 4, 4]}, r"channels=\[4, 4, 4, 4\]: must specify at most 3 layers for images of 8×12"),
+        ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be a single value or a list .*2 in total"),
+        ({"channels": [4] * 7, "kernel": 3}, "channels=.*: must specify at most 3 layers for images of 8×12"),
         ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4: must be odd for stride=1"),
-        ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2: must be at least 3, the stride"),
+        ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2: must be at least the stride, 3"),
         ({"kernel": [3, 3]}, "channels=null: must be a list if kernel"),
         ({"kernel": 3, "stride": 1}, "channels=null: must be a list unless stride"),
         ({"channels": [4], "norm": "LayerNorm"}, r"norm=LayerNorm.*GroupNorm\(1\)"),
@@ -129,7 +129,7 @@ def test_pooling_reduces_feature_maps_and_excess_is_rejected() -> None:
     encoder = ConvEncoder((1, 8, 8), (5,), channels=[4, 4], kernel=3, stride=1, pool=[2, 3])
     assert encoder(torch.rand(2, 1, 8, 8)).shape == (2, 5)
     assert encoder[-1][1].in_features == 4 * 1 * 1
-    with pytest.raises(ValueError, match="must have length at most 1 for images"):
+    with pytest.raises(ValueError, match="must specify at most 1 layer for images"):
         ConvEncoder((1, 8, 8), (5,), channels=[4, 4], kernel=3, stride=1, pool=[4, 3])
 
 

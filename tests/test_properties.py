@@ -107,7 +107,7 @@ def test_encoder_has_expected_shapes_or_error_names_option(
         assert error.startswith(f"channels={options['channels']}: ")
         shallower = [changed(options, slice(fewer)) for fewer in range(1, depth)]
         fitting = sum(refusal(ConvEncoder, shape, (1,), **each) is None for each in shallower)
-        assert (f"must have length at most {fitting} " if fitting else "too small for one layer") in error
+        assert (f"must specify at most {fitting} layer" if fitting else "too small for one layer") in error
     else:
         shapes, out = maps(built(ConvEncoder, shape, tuple(out_shape), **options), (count, *shape))
         assert out == (count, *out_shape)
@@ -215,7 +215,7 @@ def test_mlp_maps_any_shape_to_any_shape(
     name = data.draw(st.sampled_from(sorted(options)))
     longer = [*listed(options[name], count), {"activation": "ReLU", "norm": None, "dropout": 0}[name]]
     with pytest.raises(
-        ValueError, match=rf"^{name}=.* must be a single value or a list of length {count}, with one value per layer$"
+        ValueError, match=rf"^{name}=.* must be a single value or a list with one value per layer \({count} in total\)$"
     ):
         make(**options | {name: longer})
 

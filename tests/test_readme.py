@@ -88,6 +88,7 @@ def test_commands_on_existing_run_write_their_files(tmp_path: Path, monkeypatch:
     assert len([axes for axes in names["drawn"].axes if axes.images]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in COMMANDS if " -m model" not in line])
 def test_every_command_composes_and_builds(line: str) -> None:
     config = compose("train", shlex.split(line)[3:])[0]
@@ -95,6 +96,7 @@ def test_every_command_composes_and_builds(line: str) -> None:
     runs.build_data(config)
 
 
+@pytest.mark.slow
 def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict = {}
@@ -112,6 +114,7 @@ def test_make_targets_exist() -> None:
     assert all(f"\n{target}:" in makefile for target in {*targets, *named})
 
 
+@pytest.mark.slow
 def test_demo_trains_and_names_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (recipe,) = re.findall(r"\ndemo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())

@@ -302,7 +302,7 @@ def test_option_missing_from_old_run_has_its_default(small: Trainer) -> None:
 def test_resume_rejects_changed_options(small: Trainer) -> None:
     run = small()
     for change in ("model=ae_mlp", "latent_dim=3", "optimizer.lr=1e-4", "seed=1"):
-        with pytest.raises(ConfigError, match=f"^{change.partition('=')[0]}: cannot change"):
+        with pytest.raises(ConfigError, match=f"^{change.partition('=')[0]}: cannot be changed"):
             train([f"resume={run.path}", change])
     with pytest.raises(DataError, match="expected a run directory"):
         train([f"resume={run.path.parent}"])

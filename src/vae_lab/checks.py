@@ -27,15 +27,15 @@ WORDS = {  # replacements for pydantic's Python terms, by error type
     "sequence_str": "a list",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
-    "too_short": "a list of length at least {min_length}",
-    "too_long": "a list of length at most {max_length}",
-    "string_too_short": "a string of length at least {min_length}",
+    "too_short": "a list of {min_length} or more values",
+    "too_long": "a list of {max_length} or fewer values",
+    "string_too_short": "a non-empty string",
     "value_error": "{error}",
 }
 
 
 def in_one_line(error: ValidationError) -> str:
-    """Return a message about the first invalid argument that an error reports: `scale=-1: must be greater than 0`.
+    """Return a one-line message for the first invalid argument: `scale=-1: must be greater than 0`.
 
     The alternatives in a union type are joined by "or". For a list element, as in
     `hidden[0]=0: must be greater than 0`, the message contains only the requirements for elements.
@@ -60,7 +60,7 @@ def in_one_line(error: ValidationError) -> str:
 
 
 def in_words(wrong: Any) -> str:
-    """Return the requirement stated by a pydantic error, in plain words."""
+    """Describe the requirement that a pydantic error reports."""
     if wrong["type"] in WORDS:
         return WORDS[wrong["type"]].format(**wrong.get("ctx", {}))
     if wrong["type"] == "is_instance_of" and wrong["ctx"]["class"] == "Sequence":

@@ -17,7 +17,7 @@ class Gaussians(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Principal axes of points: orthonormal directions (D, K) and the fractions of variance they explain (K,)."""
+    """Principal axes of points: orthonormal directions (D, K) and the fractions of the variance they explain (K,)."""
 
     directions: Tensor
     explained: Tensor
@@ -48,7 +48,7 @@ def plane(values: Tensor, latent_dim: int, dimensions: Sequence[int] = (0, 1)) -
 
 
 def sweep(start: Tensor, values: Tensor, dimensions: Sequence[int]) -> Tensor:
-    """Return latents (K, N, D). Row k is `start` (D,) with dimension `dimensions[k]` set to each of `values` (N,)."""
+    """Return latents (K, N, D). In row k, dimension `dimensions[k]` of `start` (D,) takes each of `values` (N,)."""
     swept = start.repeat(len(dimensions), len(values), 1)
     for row, dimension in enumerate(dimensions):
         swept[row, :, dimension] = values
@@ -65,8 +65,8 @@ def spherical(first: Tensor, last: Tensor, steps: int) -> Tensor:
     """Return points (steps, D) on the great circle between two points (D,), endpoints included.
 
     The path is sin((1 - t)ω)/sin ω · first + sin(tω)/sin ω · last (White, arXiv 1609.04468), where ω is the angle
-    between the points. It stays at the distance from the origin at which most of the mass of a Gaussian prior lies.
-    If the points lie on a line through the origin, the path is the straight line between them.
+    between the points. The path is about as far from the origin as most samples from a Gaussian prior. If both
+    endpoints lie on the same line through the origin, the path is the straight line between them.
 
     >>> spherical(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3).norm(dim=1)
     tensor([1.0000, 1.0000, 1.0000])
@@ -82,8 +82,8 @@ def spherical(first: Tensor, last: Tensor, steps: int) -> Tensor:
 def principal_axes(points: Tensor, count: int = 2) -> Axes:
     """Return the `count` directions in which the points (N, D) vary most.
 
-    The sign of each direction is chosen so that its largest component in absolute value is positive. Figures from
-    different epochs are therefore comparable.
+    The sign of each direction is chosen so that the component with the largest absolute value is positive. This makes
+    figures from different epochs comparable.
     """
     centred = points.double() - points.double().mean(0)
     _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -97,7 +97,7 @@ def principal_axes(points: Tensor, count: int = 2) -> Axes:
 def class_gaussians(mean: Tensor, std: Tensor, label: Tensor, classes: Sequence[int]) -> Gaussians:
     """Return a Gaussian for each class, computed from posterior means and standard deviations (N, D).
 
-    The mean and variance of each Gaussian are the average posterior mean and variance of the images in its class.
+    The mean and variance of each Gaussian are the averages of the posterior means and variances in its class.
 
     Raises:
         ValueError: if a class has no images.

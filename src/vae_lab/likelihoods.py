@@ -39,7 +39,7 @@ class Bernoulli(Head):
 
 
 class BernoulliPixels(Independent[BernoulliDistribution]):
-    """Independent Bernoulli pixels whose `log_prob` is faster than torch's because it makes two fewer passes."""
+    """Independent Bernoulli pixels whose `log_prob` makes two fewer passes over the data than torch's."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
@@ -135,7 +135,7 @@ class GaussianShared(RealPixels):
 
 
 class GaussianLearned(RealPixels):
-    """Likelihood for real-valued pixels. The decoder computes a mean and a σ for each pixel of each image.
+    """Likelihood for real-valued pixels, whose mean and σ the decoder computes for each pixel of each image.
 
     σ = `min_scale` + softplus(ρ), limited to e^10. The decoder returns the channels of the mean, then those of ρ.
 

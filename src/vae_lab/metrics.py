@@ -1,4 +1,4 @@
-"""Metrics: means of terms over a split, from sums accumulated on the device, and means over each class."""
+"""Metrics: means for each class, and means over a split, which are computed from sums accumulated on the device."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Sums:
     def add(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add terms of shape (B,) or (B, D), and return them detached."""
         widths = {name: term.shape[1] if term.dim() > 1 else 0 for name, term in terms.items()}
-        assert self.sums is None or self.widths == widths, "every step must have the same terms"
+        assert self.sums is None or self.widths == widths, "every step must return the same terms"
         values = torch.cat([term if term.dim() > 1 else term.unsqueeze(1) for term in terms.values()], 1).detach()
         precise = torch.float32 if values.device.type == "mps" else torch.float64
         total = values.sum(0, dtype=precise)  # (values,)
@@ -60,7 +60,7 @@ def squared_error(mean: Tensor, target: Tensor) -> Tensor:
 
 
 class ClassMeans(NamedTuple):
-    """For each class, the mean of a term (C,), or NaN if the class has no images, and the number of images (C,)."""
+    """For each class (C,), the mean of a term (NaN if the class has no images) and the number of images."""
 
     mean: Tensor
     images: Tensor

@@ -1,4 +1,4 @@
-"""Models: the conditional distributions q(z|x) and p(x|z), the VAE that combines them with a prior, and its `Draw`.
+"""Models: the conditional distributions q(z|x) and p(x|z), the VAE that combines them with a prior, and `Draw`.
 
 Objectives, figures and commands use only the methods and attributes of `BaseVAE`.
 """
@@ -58,7 +58,7 @@ else:
 
 @dataclass(eq=False, kw_only=True)
 class Draw:
-    """The result of one pass through the model with K samples. Objectives compute the loss from it.
+    """The result of one pass through a model, with K samples for each image. Objectives compute the loss from a draw.
 
     In a hierarchical VAE, `z`, `q`, `prior` and `scored` are tuples with one entry for each stochastic layer.
     Log-probabilities are in nats.
@@ -103,7 +103,7 @@ class Draw:
         """Yield log q - log p for each stochastic layer, evaluated at its samples.
 
         The shape is (K, B, D) if both distributions factorise over the D dimensions, and (K, B) otherwise. The
-        expectation of the difference under q is the layer's contribution to the KL. A closed form for each layer would
+        expectation under q of the difference is the layer's contribution to the KL. A closed form for each layer would
         be wrong: in bottom-up inference, z₂ is drawn from q(z₂|z₁), and q(z₁|x) is not the distribution of z₁ given z₂.
         """
         assert self.prior is not None, "a point posterior has no density"
@@ -134,7 +134,7 @@ class Head(nn.Module, ABC):
         support: the pixel values that a likelihood accepts; every likelihood must declare them.
         normalised: whether a likelihood integrates to one.
         has_density: whether a posterior has a density; without one, the model has no ELBO.
-        center_name: singular noun for the result of `center`, used in captions; its plural is formed with -s.
+        center_name: singular noun for the result of `center`, used in captions; its plural is formed by adding -s.
     """
 
     support: constraints.Constraint | None = None
@@ -226,10 +226,10 @@ class Conditional(nn.Module):
         return found.reshape(*leading, *found.shape[1:])
 
     def distribution(self, outputs: Tensor, detach: bool = False) -> Distribution:
-        """Return the head's distribution for the network's outputs, computed in float32 or higher precision.
+        """Return the head's distribution, computed in float32 or higher precision, for the network's outputs.
 
-        With `detach`, the outputs and the head's own weights are detached, even if the distribution uses the weights
-        lazily. The log-probability then has a gradient only with respect to its argument.
+        With `detach`, the outputs and the head's own weights are detached, even if the distribution does not use
+        the weights until it is evaluated. The log-probability then has a gradient only with respect to its argument.
         """
         kind = outputs.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
@@ -273,7 +273,7 @@ class Parts:
 
 
 class BaseVAE(nn.Module, ABC):
-    """Base class for all models, with the interface that objectives, figures and commands use.
+    """Base class for all models. It defines the interface that objectives, figures and commands use.
 
     A user-defined model derives from `VAE` or from this class. The latents z in `encode`, `decode` and `sample_prior`
     are those from which the image is generated; in a hierarchical VAE, they are the first stochastic layer, z₁. In a
@@ -291,7 +291,7 @@ class BaseVAE(nn.Module, ABC):
 
     @property
     def center_name(self) -> str:
-        """Singular noun for the result of `center`, used in captions; its plural is formed with -s."""
+        """Singular noun for the result of `center`, used in captions; its plural is formed by adding -s."""
         return "posterior mean"
 
     @property
@@ -310,7 +310,7 @@ class BaseVAE(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        """Draw `samples` latents for each image from the posterior and evaluate their densities; see `VAE.draw`."""
+        """Draw latents from the posterior, `samples` for each image, and evaluate their densities; see `VAE.draw`."""
 
     @abstractmethod
     def encode(self, x: Tensor, context: Tensor | None = None) -> Distribution:
@@ -400,7 +400,7 @@ class VAE(BaseVAE):
         return self.encoder.head.center(q)
 
     def draw(self, batch: Batch, samples: int = 1, detach: bool = False) -> Draw:
-        """Draw `samples` values of z for each image from q(z|x) and evaluate their densities. The encoder runs once.
+        """Draw z from q(z|x), `samples` times for each image, and evaluate the densities. The encoder runs once.
 
         With `detach`, `log_posterior` has a gradient with respect to the samples, but not with respect to the posterior
         parameters. The sticking-the-landing estimator (arXiv 1703.09194) and doubly reparameterized gradients
@@ -427,7 +427,7 @@ def plain(parts: Parts) -> VAE:
 
 
 def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
-    """Return a description of a model, built from its class names: `Bernoulli MLP VAE, z = 2`."""
+    """Return a description of a model, composed of class names: `Bernoulli MLP VAE, z = 2`."""
     kind = model if has_density or not model.endswith("VAE") else f"{model.removesuffix('VAE')}AE"
     return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 
@@ -448,7 +448,7 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def check_size(q: Distribution, p: Distribution) -> None:
-    """Raise an error if a posterior and a prior have different sizes, because torch might broadcast them."""
+    """Raise an error if a posterior and a prior differ in size; torch might broadcast them silently."""
     if q.event_shape != p.event_shape:
         raise ValueError(f"the posterior has size {[*q.event_shape]}, but the prior has size {[*p.event_shape]}")
 

@@ -81,9 +81,9 @@ class MLP(nn.Sequential):
 class ConvEncoder(nn.Sequential):
     """Convolutional network that maps images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
 
-    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that only
-    their stride reduces the size of the feature maps. The options from `kernel` to `dropout` each take a single value
-    for all layers or a list with one value per layer.
+    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so
+    that they reduce the size of the feature maps only by their stride. The options from `kernel` to `dropout` each take
+    a single value for all layers or a list with one value per layer.
 
     Args:
         in_shape: (C, H, W).
@@ -226,7 +226,7 @@ def padding(kernel: int, stride: int) -> int:
 
 
 def strided(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the output length of a padded convolution and the number of pixels at the end that are not covered."""
+    """Return the output length of a padded convolution and the number of uncovered pixels at the end."""
     if length < 2 and stride > 1:  # one pixel cannot be divided
         return 0, 0
     steps, rest = divmod(length + 2 * padding(kernel, stride) - kernel, stride)
@@ -238,7 +238,7 @@ def default_channels(size: Sequence[int], kernel: Any, stride: Any, pool: Any = 
     if not all(isinstance(value, int) for value in (kernel, stride, pool)):
         raise ValueError("channels=null: must be a list if kernel, stride or pool is a list")
     if stride * pool < 2:
-        raise ValueError("channels=null: must be a list unless stride or pool reduces the image; use stride=2")
+        raise ValueError("channels=null: must be a list unless stride or pool reduces the image size; use stride=2")
     lengths, depth = list(size), 0
     while max(lengths) > 7 and min(lengths) > 0:
         lengths = [strided(length, kernel, stride)[0] // pool for length in lengths]
@@ -266,13 +266,13 @@ def check_convolutions(
             raise ValueError(f"norm={name}: must normalise over feature maps; use BatchNorm2d or GroupNorm(1)")
     for kernel, stride in zip(kernels, strides, strict=True):
         if kernel < stride:
-            raise ValueError(f"kernel={kernel}: must be at least {stride}, the stride")
+            raise ValueError(f"kernel={kernel}: must be at least the stride, {stride}")
         if stride == 1 and kernel % 2 == 0:
             raise ValueError(f"kernel={kernel}: must be odd for stride=1")
     fitting = sum(min(lengths) > 0 for lengths in sizes[1:])
     if fitting < len(channels):
         height, width = sizes[0]
-        expected = f"must have length at most {fitting} for images of {height}×{width} pixels"
+        expected = f"must specify at most {fitting} layer{'s' * (fitting > 1)} for images of {height}×{width} pixels"
         if not fitting:
             expected = f"images of {height}×{width} pixels are too small for one layer; use stride=1 or an MLP"
         raise ValueError(f"channels={list(channels)}: {expected}")
@@ -287,7 +287,7 @@ def following_layers(features: Sequence[int], order: Sequence[str], **options: A
         options: `norm`, `activation`, `pool` and `dropout`, each a single value or a list with one value per layer.
     """
     if sorted(order) != sorted(options):
-        raise ValueError(f"order={list(order)}: must contain exactly once each: {', '.join(options)}")
+        raise ValueError(f"order={list(order)}: must contain each of these exactly once: {', '.join(options)}")
     values = {name: per_layer(name, value, len(features)) for name, value in options.items()}
 
     def step(name: str, value: Any, width: int) -> nn.Module:
@@ -310,7 +310,7 @@ def per_layer(option: str, value: Any, count: int) -> list[Any]:
         return [value] * count
     if len(value) != count:
         raise ValueError(
-            f"{option}={list(value)}: must be a single value or a list of length {count}, with one value per layer"
+            f"{option}={list(value)}: must be a single value or a list with one value per layer ({count} in total)"
         )
     return list(value)
 
@@ -347,5 +347,5 @@ def torch_layer(option: str, call: str, *sizes: int) -> nn.Module:
         name, is_norm = call.partition("(")[0], option == "norm"
         examples = "BatchNorm1d or GroupNorm(8)" if is_norm else "ReLU or LeakyReLU(0.2)"
         closest = "" if is_norm or hasattr(nn, name) else did_you_mean(name, nn.modules.activation.__all__)
-        raise ValueError(f"{option}={call}: must be a layer of torch.nn, such as {examples}{closest}")
+        raise ValueError(f"{option}={call}: must be a layer from torch.nn, such as {examples}{closest}")
     return layer(*arguments, *sizes, **keywords)

@@ -1,4 +1,4 @@
-"""Noise for the encoder's input, and data augmentation. Both process batches on the same device as the images.
+"""Noise for the encoder's input, and data augmentation. Both run on the device that holds the images.
 
 Every class maps pixel values (B, C, H, W) in [0, 1] to values in [0, 1]. No noise is added to the likelihood's target.
 """
@@ -43,7 +43,7 @@ class Dropout(Noise):
 
 
 class SaltAndPepper(Noise):
-    """With probability `amount`, sets a pixel, in all channels, to black or white (equally likely).
+    """Sets randomly selected pixels to black or white, with equal probability, in all channels.
 
     Args:
         amount: probability that a pixel is replaced, 0 ≤ amount ≤ 1.
@@ -101,12 +101,12 @@ class Masking(Noise):
 
 
 def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
-    """Return the images, each after a random rotation about its centre and a random shift; exposed pixels are black.
+    """Randomly rotate each image about its centre and shift it; exposed pixels become black.
 
     Args:
         images: values from 0 to 255 (B, C, H, W), uint8.
-        degrees: bound on the angle, which is drawn uniformly from [-degrees, degrees].
-        pixels: bound on the two shifts, which are integers drawn uniformly from [-pixels, pixels].
+        degrees: maximum angle; the angle is drawn uniformly from [-degrees, degrees].
+        pixels: maximum shift along each axis; the shifts are integers drawn uniformly from [-pixels, pixels].
     """
     count, (height, width), device = len(images), images.shape[-2:], images.device
     angle = radians(degrees) * (2 * torch.rand(count, device=device, dtype=torch.float32) - 1)
@@ -122,7 +122,7 @@ def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
 def seed_device(seed: int, device: torch.device) -> None:
     """Seed the random number generators of the CPU and of `device`.
 
-    `torch.manual_seed` would seed all kinds of devices and spend time on a stack trace for each kind not yet in use.
+    `torch.manual_seed` would seed every type of device and build a stack trace for each type that is not in use.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

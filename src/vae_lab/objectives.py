@@ -1,4 +1,4 @@
-"""Objectives, which use one draw from the model to compute the loss and named terms for each image (B,), in nats."""
+"""Objectives. From one draw, each computes the loss in nats and a dictionary of terms with one value per image (B,)."""
 
 from functools import reduce
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ Terms = dict[str, Tensor]
 
 @dataclass(frozen=True, config=STRICT)
 class Elbo:
-    """β-VAE objective: loss = mean over images of β · KL(q‖p) - E_q[log p(x|z)] (arXiv 1312.6114, 1606.05579).
+    """β-VAE objective: the loss is the mean of β · KL(q‖p) - E_q[log p(x|z)] over images (arXiv 1312.6114, 1606.05579).
 
     The term `elbo` is always computed at β = 1.
 
@@ -52,7 +52,7 @@ class Elbo:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Autoencoder objective: loss = mean over images of -log p(x|z), without a KL term."""
+    """Autoencoder objective: the loss is the mean of -log p(x|z) over images, without a KL term."""
 
     needs_density: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""Regenerate the report of a run, `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
+"""Regenerate a run's report, `report.html`: `python -m vae_lab.report run=outputs/vae/…`."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -37,14 +37,14 @@ class Data(Protocol):
         """Return the test images at the given indices (M,)."""
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and images of each test batch, with the noise used in testing."""
+        """Yield the indices and images of each test batch. The images include the noise used in testing."""
 
 
 class Codes(NamedTuple):
     """Posteriors of N images, on the CPU.
 
     Attributes:
-        mean: posterior means (N, D), or the result of `center` for a posterior whose mean has no closed form.
+        mean: posterior means (N, D), or the posterior's `center` if its mean has no closed form.
         std: standard deviations (N, D); None for a point posterior or if they have no closed form.
         kl: KL(q‖p(z)) in nats (N, D); None for a point posterior, or if the KL does not factorise or has no closed
             form. For a hierarchical VAE, only `View.codes` sets `kl`, which it estimates from one sample.
@@ -123,7 +123,7 @@ class View:
 
     @property
     def where(self) -> str:
-        """Plural of `center`."""
+        """`center`, in the plural."""
         return f"{self.center}s"
 
     @property
@@ -309,7 +309,7 @@ class View:
 
     @torch.no_grad()
     def decode(self, z: Tensor, context: Tensor | None = None, sampled: bool = False) -> Tensor:
-        """Return images (..., C, H, W) for latents (..., D), on the CPU: the mean of p(x|z), or one sample from it.
+        """Return images (..., C, H, W) on the CPU for latents (..., D): the mean of p(x|z), or one sample x ~ p(x|z).
 
         Args:
             z: latents.

@@ -1,1 +1,1 @@
-"""The command-line interface, which composes configurations, runs commands and reports errors with exit codes."""
+"""The command-line interface, which composes configurations, runs commands and reports errors."""

@@ -33,7 +33,7 @@ def run_dir(resume: str | None, parent: str) -> str:
 
 
 def fit_for_a_path(name: str) -> str:
-    """Return a name with hyphens in place of characters that would have to be quoted in Hydra's override syntax."""
+    """Return a name with hyphens in place of the characters that need quoting in Hydra's override syntax."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
 
 
@@ -56,7 +56,7 @@ def literal(value: Any) -> str:
 
 
 def job_dir(overrides: str) -> str:
-    """Return the directory name for a job in a sweep: its overrides, without characters that need quoting.
+    """Return the directory name for a job in a sweep: the overrides, without characters that need quoting.
 
     If characters are replaced or cut off, a checksum of the overrides keeps the name unique.
     """

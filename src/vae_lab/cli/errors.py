@@ -32,7 +32,7 @@ EXPECTED = {  # OmegaConf messages about a value, and what was expected
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code: that of the error's class, 2 for Hydra and OmegaConf errors, or 1 for internal errors."""
+    """Return the exit code: the one defined by the error's class, 2 for Hydra and OmegaConf errors, and 1 otherwise."""
     if isinstance(error, VaeLabError):
         return error.exit_code
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -74,7 +74,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if found := re.match(r"Could not delete from config. '(.+)' does not exist", text):
         return f"~{found[1]}: unknown key"
     if found := re.match(r"Could not delete '(.+)'. No match in the defaults list", text):
-        return f"~{found[1]}: not selected"
+        return f"~{found[1]}: not selected, so it cannot be removed"
     if isinstance(cause, OmegaConfBaseException):
         text += f": {cause}"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -96,7 +96,7 @@ def unknown_key(key: str, siblings: Iterable[Any]) -> str:
     hint = did_you_mean(name, sorted(each for each in names if not each.startswith("_")))
     hint = hint.replace("did you mean '", f"did you mean '{parent}{dot}")
     if parent == "trainer":
-        hint = hint or f"; use +{key}=… to pass another option to Lightning's Trainer"
+        hint = hint or f"; use +{key}=… to pass any other option to Lightning's Trainer"
     return f"unknown key '{key}'{hint or '; --help lists the keys'}"
 
 

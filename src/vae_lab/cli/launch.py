@@ -1,4 +1,4 @@
-"""Run a command as one job or a sweep. This module is imported for `--help`, so it must not import torch."""
+"""Run a command as a single job or as a sweep. This module is imported for `--help`, so it must not import torch."""
 
 import os
 import sys
@@ -27,11 +27,11 @@ def launch(module: str) -> NoReturn:
     """Run a command with the configuration `conf/<command>.yaml`, once or for each job in a sweep, and exit.
 
     A user error is printed to stderr as one line, and its class determines the exit code. The traceback is written to
-    the log of the run and, if HYDRA_FULL_ERROR=1, also printed.
+    the run's log and, if HYDRA_FULL_ERROR=1, also printed.
 
     Args:
         module: full name of the module that defines the command's `run` function, such as `vae_lab.commands.train`. It
-            is imported when the command runs, because importing it takes a few seconds.
+            is imported only when the command runs, because importing it takes a few seconds.
     """
     name = module.rpartition(".")[2]
     full_error = os.environ.get("HYDRA_FULL_ERROR")

@@ -18,7 +18,7 @@ Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 @dataclass
 class Config:
-    """Schema for `train`, in which each dictionary belongs to the config group with the same name."""
+    """Schema for `train`; each dictionary belongs to the config group of the same name."""
 
     name: str = MISSING
     latent_dim: Count = MISSING
@@ -111,7 +111,7 @@ def check_values(config: DictConfig, root: type) -> None:
 
 @cache
 def strict(root: type) -> type:
-    """Return a subclass of a schema that checks its values with pydantic."""
+    """Return a subclass of a schema, in which pydantic checks the values."""
     from pydantic.dataclasses import dataclass as validated
 
     return validated(root, config={"strict": True})

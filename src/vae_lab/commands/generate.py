@@ -126,13 +126,13 @@ def figures(
 
 
 def samples(config: DictConfig, view: View, out: Path) -> Iterator[Path]:
-    """Write samples from the prior or from the classes in `labels`, and yield the output file or directory.
+    """Write samples from the prior, or for the classes in `labels`, and yield the output file or directory.
 
-    For a conditional model, z is sampled from p(z|c), for all classes in turn if `labels` is null. For any other model,
-    samples from classes are drawn from a Gaussian fitted to each class.
+    For a conditional model, z is sampled from p(z|c); if `labels` is null, the samples cycle through all classes. For
+    any other model, `labels` selects classes, and z is sampled from a Gaussian fitted to each class.
 
     `samples.npz` contains the float32 arrays `z` (N, D), `mean` (N, C, H, W), which is E[x|z], and `sample`
-    (N, C, H, W), which is drawn from p(x|z). For samples from classes, it also contains `label` (N,). PNG files, one
+    (N, C, H, W), which is drawn from p(x|z). If the samples have classes, it also contains `label` (N,). PNG files, one
     per image, are written to `samples/mean/` and `samples/sample/`.
     """
     if not view.has_density:
@@ -198,6 +198,6 @@ def animations(folder: Path, names: Sequence[str], by_name: bool, out: Path) -> 
         yield out / f"{name}.gif"
     if not made:
         raise DataError(
-            f"{folder}: must contain a figure drawn in at least 2 epochs; train with "
+            f"{folder}: contains no figure drawn in 2 or more epochs; train with "
             "callbacks.reconstructions.every_n_epochs=1"
         )

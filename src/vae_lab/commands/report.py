@@ -1,4 +1,4 @@
-"""Write the report of a run, `report.html`, which is also written when training completes.
+"""Write `report.html`, the report of a run; it is also written when training completes.
 
 The report is a single self-contained file with embedded figures and no scripts.
 """
@@ -42,7 +42,7 @@ def run(config: DictConfig, *_: object) -> Path:
 
 
 def write(path: Path, file: Path | None = None) -> Path:
-    """Write the report of the run in the directory `path`, and return the path of the report.
+    """Write the report of the run whose directory is `path`, and return the report's path.
 
     Args:
         path: the run directory.
@@ -93,7 +93,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 def title(config: DictConfig, begun: Mapping[str, Any]) -> str:
-    """Return a short description of a run: the name of the model, stored when the run started, and the data."""
+    """Return a short description of a run: its model, as stored when the run started, and its data."""
     likelihood, encoder, data = (class_name(config[group]) for group in ("likelihood", "encoder", "data"))
     density = getattr(class_of(config.posterior), "has_density", True)  # a user-defined class may not be importable
     of_an_older_run = in_words(likelihood, encoder, "VAE", density, config.latent_dim)
@@ -138,7 +138,7 @@ def settings(config: DictConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def follows(config: DictConfig, key: str, default: Any) -> bool:
-    """Return whether a value in a configuration equals its default, which is an interpolation such as `${seed}`."""
+    """Return whether a value in a configuration equals a default that is an interpolation, such as `${seed}`."""
     if not isinstance(default, str) or "${" not in default:
         return False
     whole = OmegaConf.merge(config)
@@ -174,7 +174,7 @@ def drawn(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def generated_since(path: Path, words: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the figures drawn by `generate` for the run."""
+    """Yield the figures that `generate` has drawn for the run."""
     for file in sorted((path / "generated").glob("*")):
         if file.suffix in (".png", ".gif"):
             last, look_for = picture(file, "drawn by generate"), words.get(file.stem, "")
@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the `look_for` text of each figure, keyed by name; figures in the configuration of the run come first."""
+    """Return the `look_for` text of each figure, keyed by name; figures in the run's configuration take precedence."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second

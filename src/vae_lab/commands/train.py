@@ -127,7 +127,7 @@ def start_from_data(module: VAEModule, data: ImageData) -> None:
 
 
 def page_of(path: Path) -> Path | None:
-    """Write the report of a completed run and return its path, or log a warning and return None if that fails."""
+    """Write the report of a completed run and return the report's path; on failure, log a warning and return None."""
     try:
         return report.write(path)
     except Exception as error:

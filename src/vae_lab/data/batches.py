@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 
 
 class Batches(Sampler[Plan]):
-    """Yields the plan for each step of an epoch. A plan depends only on (seed, epoch, rank) and the index of the step.
+    """Yields the plan for each step of an epoch. A plan depends only on the seed, the epoch, the rank and the step.
 
     With multiple processes, each gets an equal share of the images. With shuffling, images that cannot be shared
     equally are omitted from the epoch, and a trailing batch of one image is merged into the batch before it, because
@@ -64,7 +64,7 @@ class Batches(Sampler[Plan]):
 
     @property
     def share(self) -> slice:
-        """The slice of the order of the images that is assigned to this process."""
+        """The part of the image order that is assigned to this process."""
         whole = self.size - self.size % self.world_size if self.shuffle else self.size
         return slice(self.rank, whole, self.world_size)
 

@@ -35,7 +35,7 @@ class Folder(ImageData):
         classes: expected number of classes; None to accept two or more.
         test_fraction: fraction of the training images that becomes the test split if there is no `test` directory.
         skip_unreadable: whether to log a warning and skip files that cannot be read, instead of raising an error.
-        options: options of `ImageData`.
+        options: keyword arguments for `ImageData`.
 
     Raises:
         ValueError: if the number of channels in `shape` is neither 1 nor 3.
@@ -77,7 +77,7 @@ class Folder(ImageData):
         names = ", ".join(unreadable[:3]) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
         found = f"{self.root}: {len(unreadable)} of {len(files)} {split} images cannot be read: {names}"
         if not self.skip_unreadable or not kept.any():
-            raise DataError(f"{found}; remove them or set data.skip_unreadable=true")
+            raise DataError(f"{found}; remove the unreadable images or set data.skip_unreadable=true")
         log.warning("%s; skipped", found)
         return images[kept], labels[kept]
 
@@ -85,13 +85,15 @@ class Folder(ImageData):
         """Return the files in a split and their labels (N,)."""
         names = folders(self.root / "train")
         if not names:
-            raise DataError(f"data.root={self.root}: expected directories train/<class> with images")
+            raise DataError(f"data.root={self.root}: expected directories train/<class> that contain images")
         if len(names) == 1 and self.classes is None:
             raise DataError(
                 f"{self.root / 'train'}: contains only one class, {names[0]}; set data.classes=1 if this is intended"
             )
         if self.classes not in (None, len(names)):
-            raise DataError(f"data.classes={self.classes}: {self.root / 'train'} contains {len(names)} classes")
+            raise DataError(
+                f"data.classes={self.classes}: must be {len(names)}, the number of classes in {self.root / 'train'}"
+            )
         self.classes, self.names = len(names), names
         has_test = (self.root / "test").is_dir()
         split = self.root / ("test" if has_test and not train else "train")
@@ -101,11 +103,11 @@ class Folder(ImageData):
                 raise DataError(f"{split / name}: not a class in {self.root / 'train'}")
             images = sorted(path for path in (split / name).rglob("*") if is_image(path.relative_to(split)))
             if not images:
-                raise DataError(f"{split / name}: contains no images; expected {', '.join(sorted(SUFFIXES))}")
+                raise DataError(f"{split / name}: contains no images; expected suffixes {', '.join(sorted(SUFFIXES))}")
             files += images
             labels += [names.index(name)] * len(images)
         if not files:
-            raise DataError(f"{split}: contains no directories with images")
+            raise DataError(f"{split}: contains no directories that contain images")
         if has_test:
             return files, torch.tensor(labels)
         part = split_off_test(len(files), self.test_fraction, train)
@@ -115,7 +117,7 @@ class Folder(ImageData):
         channels, height, width = self.shape
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits per channel is not supported")
+                raise ValueError("its channels have more than 8 bits")
             pixels = image.convert("L" if channels == 1 else "RGB")
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)

@@ -30,7 +30,7 @@ class Images(Dataset["Images"]):
     Attributes:
         image: greyscale or colour values from 0 to 255 (N, C, H, W), uint8.
         label: class of each image (N,), int64.
-        binary: binary pixels (N, C, H, W), uint8, if they are drawn only once; otherwise None.
+        binary: binary pixels (N, C, H, W), uint8, if they are sampled only once; otherwise None.
         seed: seed for the random numbers in a step; not used for a split.
     """
 
@@ -98,13 +98,13 @@ class ImageData(LightningDataModule, ABC):
         val_fraction: size of the validation split: a fraction of the training images, 0 ≤ f < 1, or a number of
             images ≥ 2.
         binarize: `none` keeps greyscale values; `threshold` sets a pixel to 1 if x > 0.5, else to 0; `dynamic` sets a
-            pixel to 1 with probability x, and samples it at each training step, but only once, with a fixed seed,
+            pixel to 1 with probability x, sampled anew at each training step, but only once, with a fixed seed,
             for validation and testing; `static` samples all pixels only once.
         binarize_input: whether the encoder's input is binarized too, if the target is.
         noise: module that corrupts the encoder's input (B, C, H, W), only during training, unless its
             `in_evaluation` attribute is true. The target is never corrupted.
-        rotation: largest rotation of a training image in either direction for augmentation, in degrees.
-        shift: largest shift of a training image in each direction for augmentation, in pixels.
+        rotation: maximum angle, in degrees, by which training images are randomly rotated in either direction.
+        shift: maximum distance, in pixels, by which training images are randomly shifted along each axis.
         num_workers: number of processes that load batches from images in CPU memory. With 0, which is fastest, the
             images are stored on the device.
         seed: seed for the validation split, the order of the images and the random numbers of each step.
@@ -167,7 +167,7 @@ class ImageData(LightningDataModule, ABC):
         return self.batch(self._test().part(indices).to(device), False, dtype)
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and images for each test step in a single process, with the noise for that step."""
+        """Yield the indices and images for each step of testing in a single process. The images include the noise."""
         for plan in Batches(len(self._test()), self.batch_size, self.seed, shuffle=False):
             seed_device(plan.seed, device)
             yield plan.indices, self.test_batch(plan.indices, device, dtype)
@@ -196,7 +196,7 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (N, C, H, W), uint8, and labels (N,), int64, of the training or test split.
+        """Return the uint8 images (N, C, H, W) and int64 labels (N,) of the training or test split.
 
         Raises:
             DataError: if the images are missing or corrupt.
@@ -207,7 +207,7 @@ class ImageData(LightningDataModule, ABC):
 
         Raises:
             DataError: if the images are missing or corrupt.
-            ConfigError: if the images have a different shape, or there are too few for the batch size or the
+            ConfigError: if the images do not have the shape `shape`, or there are too few for the batch size or the
                 validation split.
         """
         if self.train is not None:
@@ -219,7 +219,7 @@ class ImageData(LightningDataModule, ABC):
         val_size = int(self.val_fraction if self.val_fraction >= 1 else round(self.val_fraction * size))
         if val_size >= size:
             raise ConfigError(
-                f"data.val_fraction={self.val_fraction}: must leave at least one of {size} images for training"
+                f"data.val_fraction={self.val_fraction}: must leave at least one of the {size} images for training"
             )
         if self.val_fraction and not val_size:
             raise ConfigError(
@@ -279,7 +279,7 @@ class ImageData(LightningDataModule, ABC):
                 return InMemory(images.to(device), sampler)
             except torch.OutOfMemoryError as error:
                 raise DataError(
-                    f"data.num_workers=0: {len(images):,} images do not fit in the memory of {device}; use "
+                    f"data.num_workers=0: {len(images):,} images do not fit in the memory of device {device}; use "
                     "data.num_workers=2"
                 ) from error
         return DataLoader(
@@ -302,11 +302,11 @@ class ImageData(LightningDataModule, ABC):
         return self.batch(batch, self.trainer.training, dtype)
 
     def batch(self, images: Images, training: bool, dtype: torch.dtype = torch.float32) -> Batch:
-        """Augment, convert, binarize and corrupt the images for one step on their device.
+        """On their device, augment, convert, binarize and corrupt the images for one step.
 
         Args:
             images: the images for one step.
-            training: whether to apply augmentation and noise, and to sample new pixels for `dynamic`.
+            training: whether to apply augmentation and noise, and to resample the pixels if `binarize` is `dynamic`.
             dtype: type of the pixel values.
         """
         image, label, binary = images.image, images.label, images.binary
@@ -331,7 +331,7 @@ class ImageData(LightningDataModule, ABC):
 def bernoulli(image: Tensor, source: torch.Generator | None = None) -> Tensor:
     """Return uint8 pixels, each of which is 1 with probability image/255 and 0 otherwise.
 
-    The probability is exact: r < x for a random integer r from 0 to 254.
+    The probability is exact: a pixel is 1 if r < image for a random integer r from 0 to 254.
     """
     noise = torch.randint(255, image.shape, dtype=torch.uint8, device=image.device, generator=source)
     return (noise < image).to(torch.uint8)

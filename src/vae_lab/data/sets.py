@@ -21,7 +21,7 @@ class Downloaded(ImageData):
 
     Args:
         root: directory that contains `folder`; missing files are downloaded to it.
-        options: options of `ImageData`.
+        options: keyword arguments for `ImageData`.
     """
 
     source: str  # class in torchvision.datasets

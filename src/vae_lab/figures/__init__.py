@@ -1,4 +1,4 @@
-"""Figures: objects that plot a view of a model. They do not depend on Lightning, Hydra or run directories.
+"""Figures: objects that plot a `View` of a model. They do not depend on Lightning, Hydra or run directories.
 
 A class has the same colour in all figures. The first line of a title names the figure; the second names the model, the
 data and the epoch.

@@ -1,4 +1,4 @@
-"""Charts of points in the latent plane and of metrics over the epochs."""
+"""Charts of points in the latent plane and of metrics over epochs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,8 +90,8 @@ def curves(rows: Sequence[Mapping[str, float]], kl: Mapping[str, Mapping[str, Te
 
     Args:
         rows: `epoch` and the metrics for each epoch: `train/loss`, `val/elbo`, …
-        kl: KL for each latent dimension (epochs, D), by stochastic layer and then by `training` and `validation`; NaN
-            if missing. If there is only one layer, its name is empty.
+        kl: KL for each latent dimension (epochs, D), by stochastic layer and then by split (`training`, `validation`);
+            NaN if missing. If there is only one layer, its name is empty.
         title: title of the figure.
     """
     kinds = {"loss": "loss (nats)", "elbo": "ELBO (nats)", "log_likelihood": "log-likelihood (nats)"}
@@ -145,7 +145,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
-    """Draw the KL for each latent dimension in a layer over the epochs; all splits use the same order and colours."""
+    """Plot the KL of each latent dimension in a layer against the epoch; all splits use the same order and colours."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may lack validation metrics
     order = final[-1].argsort(descending=True)
     every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
@@ -167,7 +167,7 @@ def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: st
 
 
 def _of(row: Mapping[str, float], name: str) -> list[float]:
-    """Return a list of the value of a metric, normalised or not, or an empty list if the row does not contain it."""
+    """Return a list with the metric's value, whether normalised or not; it is empty if the row has no such value."""
     return [row[each] for each in (name, f"{name}_unnormalised") if each in row][:1]
 
 
@@ -177,5 +177,5 @@ def _layer_name(layer: str) -> str:
 
 
 def _term(name: str) -> str:
-    """Return the name of a metric's term, without the split: `kl` for `val/kl`."""
+    """Return a metric's name without the split: `kl` for `val/kl`."""
     return name.partition("/")[2].removesuffix("_unnormalised")

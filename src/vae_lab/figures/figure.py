@@ -20,9 +20,9 @@ class Figure(BaseModel, ABC):
 
     Args:
         name: name of the figure's directory in the run directory.
-        every_n_epochs: interval, in epochs, at which to draw the figure during training. It is also drawn after the
-            last epoch; with None, only then.
-        epochs: the only epochs after which to draw the figure; None to use `every_n_epochs`.
+        every_n_epochs: interval, in epochs, at which to draw the figure during training. The figure is also drawn after
+            the last epoch; with None, only then.
+        epochs: epochs after which to draw the figure; None to use `every_n_epochs`.
         optional: whether to omit the figure, instead of raising an error, if it does not apply to the model.
         seed: seed for the figure's random numbers. It is the same in every epoch, so that figures are comparable.
 
@@ -46,7 +46,7 @@ class Figure(BaseModel, ABC):
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-            raise ValueError("letters, digits, . _ and -")
+            raise ValueError("a string of letters, digits, '.', '_' and '-'")
         return name
 
     def draw(self, view: View) -> Drawn:
@@ -63,7 +63,7 @@ class Figure(BaseModel, ABC):
         return set(type(self).model_fields)
 
     def refuses(self, view: View) -> str | None:
-        """Return, without reading data, why the figure does not apply to the model, or None if it does."""
+        """Return the reason why the figure does not apply to the model, or None if it does. No data are read."""
         return None
 
     def check(self, view: View) -> None:

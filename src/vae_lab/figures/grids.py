@@ -106,7 +106,7 @@ def grids(panels: Sequence[Panel], title: Title, scale: int | None = None, gap: 
 
 
 def caption(axes: Axes, panel: Panel, height: int, width: int, gap: int = GAP) -> int:
-    """Add the title and labels of a panel to its grid, and return their height above the grid in pixels.
+    """Add a panel's title and labels to its grid, and return the height in pixels that they occupy above the grid.
 
     `height` and `width` are the dimensions of each image in pixels.
     """
@@ -143,7 +143,7 @@ def latent_bars(
     Args:
         images: inputs to the encoder (N, C, H, W).
         mean: posterior means (N, D).
-        std: posterior standard deviations (N, D); None if they do not exist.
+        std: posterior standard deviations (N, D); None if the posterior has none.
         reconstructions: mean reconstructions (N, C, H, W).
         center: name of the values in `mean`, used to label the bars.
         title: title of the figure.

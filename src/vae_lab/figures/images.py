@@ -26,7 +26,8 @@ class OfClasses(Grid):
     """Base class for figures that show each class of a conditional model.
 
     Args:
-        labels: classes to show for a conditional model; None for all. Each uses the context of its first test image.
+        labels: classes to show for a conditional model; None for all. The context of a class is that of its first test
+            image.
     """
 
     labels: Labels | None = None
@@ -129,7 +130,7 @@ class Denoising(Grid):
 
 
 class Samples(OfClasses):
-    """Images decoded from z ~ p(z): the means of p(x|z), next to samples x ~ p(x|z) with the same z.
+    """Images decoded from z ~ p(z): the means of p(x|z), next to samples x ~ p(x|z) for the same z.
 
     For a conditional model, each class has its own rows.
 
@@ -139,8 +140,8 @@ class Samples(OfClasses):
     """
 
     look_for: ClassVar[str] = (
-        "The samples should look like the data and be as varied. If they are worse than the reconstructions, the prior "
-        "covers regions in which no image is encoded."
+        "The samples should look like the data and be equally varied. If they are worse than the reconstructions, the "
+        "prior covers regions in which no image is encoded."
     )
     name: str = "samples"
     n: Annotated[int, Field(ge=1, le=10_000)] = 64
@@ -174,7 +175,7 @@ class Manifold(OfClasses):
 
     Args:
         n: number of steps in each direction, at most 100.
-        reach: extent of an evenly spaced grid from -reach to reach; None for a grid of quantiles of N(0, 1).
+        reach: limit of an evenly spaced grid from -reach to reach; None for a grid of quantiles of N(0, 1).
         quantiles: probabilities of the first and last quantiles.
         dimensions: the two latent dimensions.
     """
@@ -194,7 +195,7 @@ class Manifold(OfClasses):
         if self.quantiles[0] >= self.quantiles[1]:
             raise ValueError(f"quantiles={list(self.quantiles)}: must be in ascending order")
         if self.dimensions[0] == self.dimensions[1]:
-            raise ValueError(f"dimensions={list(self.dimensions)}: must be different")
+            raise ValueError(f"dimensions={list(self.dimensions)}: must be two different dimensions")
         return self
 
     def refuses(self, view: View) -> str | None:
@@ -299,7 +300,7 @@ class Traversals(Grid):
     Args:
         n: maximum number of dimensions; None for all.
         steps: number of images for each dimension.
-        reach: bound on the traversed values, in units of σ of a standard normal prior.
+        reach: bound on the traversed values, in standard deviations of a standard normal prior.
         label: class of the test image; None for the first class.
         images: number of test images from which the activity is computed.
     """
@@ -428,7 +429,7 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
     first, last = [present[0], present[-1]] if labels is None else view.numbers(labels)
     indices = view.chosen(2, [first]) if first == last else torch.cat([view.chosen(1, [k]) for k in (first, last)])
     if len(indices) < 2:
-        raise ValueError(f"the test split has only one image of {view.class_names[first]}; two are required")
+        raise ValueError(f"the test split has only one image of class {view.class_names[first]}; two are required")
     batch = view.batch(indices)
     codes = view.encode(batch)
     context = codes.context
@@ -438,7 +439,7 @@ def ends(view: View, labels: Labels | None) -> tuple[Tensor, Tensor, list[str], 
 
 
 def square(images: Tensor, columns: int | None = None) -> Tensor:
-    """Arrange images (N, C, H, W) in rows of `columns`, by default as a square, and pad with NaN: (R, S, C, H, W)."""
+    """Arrange images (N, C, H, W) in `columns` columns, by default as a square, and pad with NaN: (R, S, C, H, W)."""
     columns = columns or ceil(len(images) ** 0.5)
     rows = ceil(len(images) / columns)
     blank = images.new_full((rows * columns - len(images), *images.shape[1:]), float("nan"))

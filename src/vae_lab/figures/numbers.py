@@ -1,4 +1,4 @@
-"""Figures that show metrics over the epochs and errors by class."""
+"""Figures that show metrics over the epochs, and errors by class."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -18,7 +18,7 @@ MOST_SHOWN = 25  # maximum number of classes for which images are shown
 
 
 class Curves(Figure):
-    """Loss, ELBO, log-likelihood, KL, squared error and the KL for each latent dimension over the epochs."""
+    """Loss, ELBO, log-likelihood, KL (total and for each latent dimension) and squared error over the epochs."""
 
     look_for: ClassVar[str] = (
         "The curves should level off. If the validation curve gets worse while the training curve improves, the model "
@@ -44,7 +44,7 @@ class Curves(Figure):
 
 
 class ClassMse(Grid):
-    """Squared error of the mean reconstructions for each class in the test split, with the best and worst images.
+    """Squared error of mean reconstructions by class over the test split, with the best and worst images.
 
     With more than 25 classes, the figure shows no images.
 

@@ -34,7 +34,7 @@ class Title(NamedTuple):
 
 
 def class_colors(count: int) -> list[Any]:
-    """Return a colour for each class: from Petroff (arXiv 2107.02270) for up to ten classes, else from a colour map.
+    """Return a colour for each class: Petroff's (arXiv 2107.02270) for up to ten classes, otherwise from a colour map.
 
     Petroff's colours can be distinguished by people with colour vision deficiency.
     """
@@ -52,7 +52,7 @@ def canvas(width: int, height: int) -> Figure:
 
 
 def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Axes:
-    """Add axes of the given size at the given position from the top-left corner, both in pixels."""
+    """Add axes of the given size at the given offset from the top-left corner, both in pixels."""
     axes = figure.add_axes(box(figure, left, top, width, height))
     axes.tick_params(labelsize=8, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -60,7 +60,7 @@ def add_axes(figure: Figure, left: int, top: int, width: int, height: int) -> Ax
 
 
 def box(figure: Figure, left: int, top: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """Convert a box in pixels from the top-left corner to fractions of the figure from the bottom-left corner."""
+    """Convert a box from pixels, measured from the top left, to figure fractions, measured from the bottom left."""
     wide, high = figure.bbox.width, figure.bbox.height
     return left / wide, 1 - (top + height) / high, width / wide, height / high
 
@@ -96,7 +96,7 @@ def titled(figure: Figure, title: Title) -> Figure:
 
 
 def write(figure: Figure, x: float, y: float, words: str, room: float, **style: Any) -> Text:
-    """Add text at a position in pixels from the bottom-left corner, wrapped to about `room` pixels."""
+    """Add text, wrapped to about `room` pixels, at a position in pixels from the bottom-left corner."""
     place = (x / figure.bbox.width, y / figure.bbox.height)
     text = figure.text(*place, words, parse_math=False, linespacing=1.25, **{"color": INK, **style})
     width = text.get_window_extent().width
@@ -106,7 +106,7 @@ def write(figure: Figure, x: float, y: float, words: str, room: float, **style: 
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Save a figure atomically as a PNG file with a margin around its contents; create the directory if needed."""
+    """Save a figure atomically as a PNG file, with a margin around the contents; create the directory if needed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # whole pixels, so that images are not resampled
     corners = np.rint(figure.get_tightbbox().get_points() * DPI) + np.array([[-MARGIN], [MARGIN]])

@@ -15,7 +15,7 @@ from vae_lab.view import View
 
 
 class LatentMap(Figure):
-    """Posterior means of test images, coloured by class and projected onto two principal axes if latent_dim > 2.
+    """Posterior means of test images, coloured by class and, if latent_dim > 2, projected onto two principal axes.
 
     For an N(0, I) prior, dashed circles show its 1σ, 2σ and 3σ contours, which remain circles under the projection.
 
@@ -52,11 +52,11 @@ class LatentMap(Figure):
 
 
 class Tsne(Figure):
-    """t-SNE of the posterior means of test images (van der Maaten & Hinton, 2008), computed with scikit-learn.
+    """scikit-learn's t-SNE (van der Maaten & Hinton, 2008) of the posterior means of test images.
 
     Args:
         n: number of test images, at least 3.
-        perplexity: effective number of neighbours of each point, at least 1.
+        perplexity: effective number of neighbours for each point, at least 1.
         iterations: number of gradient descent iterations, at least 250.
     """
 
@@ -87,7 +87,7 @@ class Tsne(Figure):
 
 
 class LatentBars(Grid):
-    """Test images, bars for their posterior means and σ, and their reconstructions at the posterior mean.
+    """Test images, their posterior means and σ as bars, and their reconstructions at the posterior mean.
 
     Args:
         n: number of images, taken from each class in turn.

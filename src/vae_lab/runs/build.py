@@ -36,7 +36,7 @@ REFUSALS = (InstantiationException, MisconfigurationException, ValueError, TypeE
 
 
 def build_module(config: DictConfig) -> VAEModule:
-    """Return the module that a configuration describes, with new weights.
+    """Return the newly initialised module that a configuration describes.
 
     Raises:
         ConfigError: if a component rejects its options, or if components are incompatible.
@@ -134,7 +134,7 @@ def build(config: DictConfig, *keys: str, **more: Any) -> Any:
 
 
 def build_each(config: DictConfig, group: str) -> dict[str, Any]:
-    """Return the objects in a config group by name, omitting null entries."""
+    """Return the objects in a config group, keyed by name and without null entries."""
     # one by one, because instantiate() would convert nested dataclasses to dictionaries
     return {name: build(config, group, name) for name, each in config[group].items() if each is not None}
 
@@ -148,7 +148,7 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         only_lightning: whether to convert only errors that Lightning itself raises, not those from code that it calls.
 
     Raises:
-        ConfigError: in place of the converted error.
+        ConfigError: in place of the original error.
     """
     try:
         yield
@@ -196,26 +196,26 @@ def blamed(network: Network, group: str) -> Network:
 
 
 def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
-    """Check that the components are compatible before any data are read.
+    """Check, before any data are read, that the components are compatible.
 
     Raises:
         ConfigError: if they are incompatible.
     """
     if getattr(module.objective, "needs_density", False) and not module.vae.has_density:
         raise ConfigError(
-            f"objective._target_={config.objective._target_}: needs a posterior with a density, unlike "
-            f"{config.posterior._target_}; use posterior=normal or objective=reconstruction"
+            f"objective._target_={config.objective._target_}: requires a posterior with a density, but "
+            f"{config.posterior._target_} has none; use posterior=normal or objective=reconstruction"
         )
     mixed = str(config.trainer.get("precision")).endswith("-mixed")
     if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
         raise ConfigError(
-            "optimizer.fused=true: not supported with both trainer.gradient_clip_val and a mixed trainer.precision; "
+            "optimizer.fused=true: not supported if trainer.gradient_clip_val is set and trainer.precision is mixed; "
             "set optimizer.fused=false"
         )
     scheduler = config.scheduler
     if scheduler.get("monitor") == "validation" and not validates(config):
         raise ConfigError(
-            "scheduler.monitor=validation: needs validation; set data.val_fraction and "
+            "scheduler.monitor=validation: requires validation; set data.val_fraction and "
             "trainer.limit_val_batches to values other than 0"
         )
     if scheduler.get("T_max", math.inf) < config.trainer.max_epochs:
@@ -230,23 +230,23 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
     grey_only = likelihood.support is constraints.unit_interval and not likelihood.normalised
     if grey_only and binarize not in ("auto", "none"):
         raise ConfigError(
-            f"data.binarize={binarize}: must be none, because {name} is for greyscale pixels; use data.binarize=none "
+            f"data.binarize={binarize}: must be none, because {name} models greyscale pixels; use data.binarize=none "
             "or likelihood=bernoulli"
         )
     if binary_only and binarize == "none":
         raise ConfigError(
-            f"data.binarize=none: not supported by {name}, which is for binary pixels; use data.binarize=auto, "
+            f"data.binarize=none: not supported by {name}, which models binary pixels; use data.binarize=auto, "
             "threshold, dynamic or static, or likelihood=gaussian"
         )
     if binary_only and shape[0] != 1:
         raise ConfigError(
-            f"data.shape={shape}: colour images are not supported by {name}, which is for binary pixels; use "
+            f"data.shape={shape}: colour images are not supported by {name}, which models binary pixels; use "
             "likelihood=gaussian, gaussian_shared or gaussian_learned"
         )
 
 
 def binarization(config: DictConfig) -> str:
-    """Return `data.binarize`; `auto` becomes `threshold` if the likelihood is for binary pixels, else `none`."""
+    """Return `data.binarize`, resolving `auto` to `threshold` for a likelihood of binary pixels, or else to `none`."""
     if config.data.binarize != "auto":
         return config.data.binarize
     support = getattr(part("likelihood", config.likelihood), "support", None)
@@ -265,7 +265,8 @@ def part(key: str, described: Any) -> Any:
     try:
         return _locate(str(target))  # hydra.utils.get_object would also log the error
     except Exception as error:  # importing a module can raise any error
-        raise ConfigError(f"{key}._target_={target}: cannot be imported: {error}") from error
+        cause = error.__cause__ or error  # without Hydra's text
+        raise ConfigError(f"{key}._target_={target}: cannot be imported: {type(cause).__name__}: {cause}") from error
 
 
 def class_of(described: Any, base: type = object) -> type[Any] | None:

@@ -28,8 +28,8 @@ def settled(config: DictConfig, path: Path, overrides: Sequence[str]) -> DictCon
     """Return the configuration for a run in `path`: on resume, the stored configuration with the overrides applied.
 
     Raises:
-        ConfigError: if the directory contains a run with a different configuration, or a key was changed that
-            cannot change on resume.
+        ConfigError: if the directory contains a run with a different configuration, or an override changes a key that
+            cannot be changed on resume.
         DataError: if the run to resume is missing or corrupt.
     """
     if resumes := config.resume is not None:
@@ -42,13 +42,13 @@ def settled(config: DictConfig, path: Path, overrides: Sequence[str]) -> DictCon
     if not resumes and not is_new(path) and (found := differences(path, config)):
         raise ConfigError(
             f"{relative(path)}: contains a run with a different configuration ({found[0]}); "
-            f"choose another name or hydra.run.dir, or continue the run with resume={relative(path)}"
+            f"choose a different name or hydra.run.dir, or continue the run with resume={relative(path)}"
         )
     return config
 
 
 def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the stored configuration of the run `config.resume` with the overrides applied."""
+    """Return the stored configuration of the run given by `config.resume`, with the overrides applied."""
     stored = stored_config(Path(config.resume))
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
@@ -58,7 +58,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
             allowed = allowed.replace("trainer.*", "trainer.* (except trainer.precision)")
-            raise ConfigError(f"{key}: cannot change on resume; only {allowed} and figure options can")
+            raise ConfigError(f"{key}: cannot be changed on resume; only {allowed} and figure options can be")
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]
             siblings = OmegaConf.select(stored, parent) if parent else stored
@@ -102,7 +102,7 @@ def is_figure(callback: Any) -> bool:
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the full keys and values of nested dictionaries."""
+    """Yield the full key and the value of each entry in a nested dictionary."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")

@@ -85,7 +85,7 @@ def recorded(path: Path) -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return the git revision and the package versions with which results are produced."""
+    """Return the git revision and the package versions with which the results are produced."""
     packages = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     return {
         "git/revision": revision(),
@@ -123,7 +123,7 @@ def stored_config(path: Path) -> DictConfig:
 
 
 def stored_overrides(path: Path) -> list[str]:
-    """Return the overrides of a run, except overrides of Hydra's own keys such as `hydra.run.dir`."""
+    """Return the overrides of a run, except those of Hydra's own keys, such as `hydra.run.dir`."""
     file = path / ".hydra" / "overrides.yaml"
     given = OmegaConf.to_container(read_yaml(file)) if file.exists() else []
     if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
@@ -132,7 +132,7 @@ def stored_overrides(path: Path) -> list[str]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the contents of a YAML file in a run directory, with the names of renamed classes updated."""
+    """Return the contents of a YAML file in a run directory, with outdated class names updated."""
     try:
         text = file.read_text(encoding="utf-8")
         for old, new in RENAMED.items():
@@ -153,7 +153,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{file}: corrupt: {error}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{file}: corrupt; expected names and values")
+        raise DataError(f"{file}: corrupt; expected a mapping from names to values")
     return found
 
 

@@ -49,8 +49,8 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
 
     Args:
         path: the run directory.
-        checkpoint: `best` (`last` if the run has no validation), `last`, or a checkpoint kept by `checkpoint_every`,
-            such as `epoch-0010`.
+        checkpoint: `best` (meaning `last` if the run has no validation), `last`, or a numbered checkpoint such as
+            `epoch-0010`.
         device: a device such as `cpu` or `cuda`; `auto` selects a GPU if one is available.
         data: data options to change, such as `{"root": …}`, or the configuration of different data.
 
@@ -67,7 +67,7 @@ def load(path: str | Path, checkpoint: str = "best", device: str = "cpu", data: 
 
 
 def with_data(config: DictConfig, data: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration of a run with different data of the same shape, or with different data options."""
+    """Return a run's configuration, changed to use different data of the same shape or different data options."""
     if "_target_" not in data:
         if unknown := set(data) - set(config.data):
             raise ConfigError(unknown_key(f"data.{min(unknown)}", config.data))

@@ -19,7 +19,7 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 
     Args:
         folder: directory for the checkpoints.
-        monitor: metric that selects `best.ckpt`, minimised if it is `val/mse` and maximised otherwise; None for no
+        monitor: metric by which `best.ckpt` is selected: `val/mse` is minimised, any other is maximised; None for no
             `best.ckpt`.
         every: number of epochs between numbered checkpoints; None for no numbered checkpoints.
     """
@@ -41,7 +41,7 @@ def writers(folder: Path, monitor: str | None, every: int | None = None) -> list
 
 
 class Files(TorchCheckpointIO):
-    """Writes each checkpoint to a temporary file that is renamed when it is complete.
+    """Writes each checkpoint to a temporary file, which is renamed once it is complete.
 
     Lightning instead builds the checkpoint in memory and copies it to disk, which takes two to four times as long.
     """
@@ -95,11 +95,11 @@ def find(folder: Path, name: str = "best") -> Path:
 def restore(module: LightningModule, path: Path) -> dict[str, Any]:
     """Load the weights of a checkpoint into a module and return the whole checkpoint.
 
-    The module stays on its device and is converted to the precision of the weights.
+    The module stays on its device and is converted to the precision of the checkpoint's weights.
 
     Raises:
-        DataError: if the checkpoint is corrupt, belongs to a different model, or contains more than tensors and plain
-            values.
+        DataError: if the checkpoint is corrupt, belongs to a different model, or contains anything except
+            tensors and plain values.
     """
     checkpoint = read(path)
     try:
@@ -120,6 +120,6 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise DataError(f"{path}: corrupt, or contains more than tensors and plain values") from error
+        raise DataError(f"{path}: corrupt, or contains anything but tensors and plain values") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(f"{path}: corrupt checkpoint ({type(error).__name__})") from error

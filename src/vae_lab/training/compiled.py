@@ -15,7 +15,7 @@ class Compiled:
     """Compiles the forward and backward passes of an objective for batches of the same size as the first.
 
     Batches of any other size, such as the trailing batch of an epoch, run without compilation, because compiling for
-    them would take longer than it saves.
+    them would cost more time than it saves.
 
     Args:
         objective: the objective to compile.

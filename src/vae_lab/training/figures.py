@@ -41,11 +41,11 @@ class DrawFigures(Callback):
         self.module, self.folder = pl_module, Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the initial epoch, whose figures exist in a resumed run unless drawing was interrupted."""
+        """Store the initial epoch. In a resumed run, its figures already exist unless drawing was interrupted."""
         self.begun = self.module.epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures for the previous epoch, whose checkpoint has been written."""
+        """Draw the figures for the previous epoch, now that its checkpoint has been written."""
         self.keep_kl(trainer)
         epoch = self.module.epoch
         due = [each for each in self.figures if epoch and each.is_due(epoch, last=False)]
@@ -104,7 +104,7 @@ def warned(name: str, epoch: int) -> Iterator[None]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-        log.warning("figure %s of epoch %d failed: %s", name, epoch, one_line(reason))
+        log.warning("figure %s for epoch %d failed: %s", name, epoch, one_line(reason))
 
 
 def write_table(path: Path, means: ClassMeans, names: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ class Curves(_Rows):
     """Writes one row per epoch to a CSV file that is complete after each epoch.
 
     Args:
-        path: the CSV file. If it exists, rows for earlier epochs are kept, and rows for later epochs are removed.
+        path: the CSV file. If it exists, only its rows for epochs before the first new epoch are kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class Curves(_Rows):
 
 
 class Lines(_Rows):
-    """Prints the metrics of an epoch as one line, for output without a progress bar.
+    """Prints the metrics of each epoch on one line, for output without a progress bar.
 
     Args:
         every: number of epochs between lines; the first and last epochs are always printed.
@@ -93,7 +93,7 @@ class Lines(_Rows):
 def is_special(name: str) -> bool:
     """Return whether a metric is specific to an objective, such as `train/tc`, or to a layer, such as `val/kl_layer1`.
 
-    The KL of a layer during training is excluded.
+    Training values of a layer's KL are excluded.
     """
     stage, _, term = name.partition("/")
     usual = term.removesuffix("_unnormalised") in USUAL
@@ -167,7 +167,7 @@ def read_history(folder: Path) -> History:
 
 
 def place(column: str) -> tuple[int, str, str, int]:
-    """Return the sort key for a column in `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
+    """Return the sort key of a column in `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
 
     Sorting by length puts layer10 after layer2. Column names are of the form `train/0` if there is one stochastic
     layer, and `train/layer1/0` otherwise.

@@ -24,7 +24,7 @@ class VAEModule(QuickHookName, LightningModule):
     """Trains a VAE and reports its ELBO, log-likelihood, KL and squared error during validation and testing.
 
     For any objective, validation and test metrics are computed at β = 1, with all constants included, from one sample
-    of z per image. `mse` is the squared error of the reconstruction from the posterior mean. With an unnormalised
+    of z per image. `mse` is the squared error of the image reconstructed from the posterior mean. With an unnormalised
     likelihood, such as the cross-entropy of greyscale values, all metrics except the KL, the squared error and the loss
     have the suffix `_unnormalised`.
 
@@ -87,7 +87,7 @@ class VAEModule(QuickHookName, LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "reduce_on_plateau": False}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Do nothing, because `on_train_epoch_end` steps the scheduler after the metrics and before the checkpoint."""
+        """Do nothing: `on_train_epoch_end` steps the scheduler once the metrics are known but before checkpointing."""
 
     def on_train_epoch_start(self) -> None:
         self.vectors = {}  # the callbacks have read those of the previous epoch
@@ -100,7 +100,7 @@ class VAEModule(QuickHookName, LightningModule):
         return loss
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Raise an error before the weights change if the loss is not finite.
+        """If the loss is not finite, raise an error before the weights change.
 
         Raises:
             NonFiniteError: if the loss is NaN or infinite.

@@ -47,11 +47,11 @@ class Plateau(ReduceLROnPlateau):
         monitor: `training` for the mean training loss of the epoch; `validation` for the negative validation
             ELBO, or the negative validation log-likelihood if the model has no ELBO. With `validation`, epochs without
             validation are not counted.
-        factor: factor by which the learning rate is multiplied, 0 < f < 1.
-        patience: number of epochs without improvement that are tolerated.
-        threshold: smallest decrease of the loss that counts as an improvement, in nats. It is absolute, not relative,
+        factor: factor by which the learning rate is multiplied, 0 < factor < 1.
+        patience: number of epochs without improvement to tolerate.
+        threshold: smallest decrease in the loss that counts as an improvement, in nats. It is absolute, not relative,
             because a negative log-density can have either sign.
-        cooldown: number of epochs after a change during which epochs without improvement are not counted.
+        cooldown: number of epochs after each reduction in which a lack of improvement is not counted.
         min_lr: lower bound on the learning rate.
     """
 

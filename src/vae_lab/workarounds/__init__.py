@@ -1,7 +1,8 @@
 """Workarounds for Hydra, Lightning and torch. An environment variable can disable them.
 
 Each workaround has a name, and its docstring states the cost of disabling it. Set `VAE_LAB_WITHOUT=onednn,profiler` to
-disable these two, or `VAE_LAB_WITHOUT=all` to disable all of them. This changes results only by rounding error.
+disable those two, or `VAE_LAB_WITHOUT=all` to disable all workarounds. Disabling them changes results only by rounding
+error.
 """
 
 import os

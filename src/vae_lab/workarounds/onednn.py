@@ -1,7 +1,7 @@
 """`onednn`: compute float32 matrix products with oneDNN on AMD processors.
 
 On a CPU, torch multiplies float32 matrices with MKL, which uses AVX-512 only on Intel processors. oneDNN, which torch
-includes for convolutions and bfloat16, also uses AVX-512 on AMD processors. Without this workaround, an epoch of a
+includes for convolutions and bfloat16, uses AVX-512 on AMD processors too. Without this workaround, an epoch of a
 small MLP takes about 1.4 times as long on AMD processors with AVX-512 (docs/benchmarks.md). Results differ only by
 rounding error.
 """
