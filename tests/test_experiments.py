@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from conftest import ROOT, write_images
@@ -65,6 +65,9 @@ def short_training(name: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_experiment_matches_reference(name: str) -> None:
     config = composed(f"experiment={name}")
+    OmegaConf.resolve(config)
+    runs.build_module(config)
+    runs.build_data(config)
     (network, posterior), likelihood, latents, batch, rate, epochs = REFERENCE[name]
     parts = [f"encoder={network}", f"decoder={network}", f"posterior={posterior}", f"likelihood={likelihood}"]
     expected = composed(*parts, f"latent_dim={latents}", "optimizer=adam")

@@ -129,7 +129,7 @@ def test_split_without_readable_files_is_rejected(root: Path) -> None:
         ([], {}, r"data\.root=.*: expected directories train/<class> that contain images"),
         (["train"], {}, r"data\.root=.*: expected directories train/<class> that contain images"),
         (["train/cat"], {}, r"train: contains only one class, cat; set data\.classes=1"),
-        (["train/cat", "train/dog"], {}, r"train/cat: contains no images; expected suffixes .bmp"),
+        (["train/cat", "train/dog"], {}, r"train/cat: contains no images; expected suffixes \.bmp"),
         (["train/cat", "train/dog"], {"classes": 3}, r"data\.classes=3: must be 2, the number of classes"),
     ],
 )

@@ -172,7 +172,7 @@ def test_animation_shows_figures_of_training(tmp_path: Path) -> None:
     [
         (["figure=smples"], ConfigError, "figure=smples: unknown figure; did you mean 'samples'?"),
         (["figure=[samples,3]"], ConfigError, "figure=3: unknown figure"),
-        (["labels=[12]"], ConfigError, "labels: unknown class '12' of Digits; expected a number from 0 to 9"),
+        (["labels=[12]"], ConfigError, "labels: unknown class '12' in Digits; expected a number from 0 to 9"),
         (["labels=[cat]", "format=npz"], ConfigError, "labels: unknown class 'cat'"),
         (
             ["figure=interpolation", "labels=[1]"],
@@ -315,7 +315,7 @@ def test_class_without_test_images_is_reported(folder_run: Run, tmp_path: Path) 
         generate([*where, "figure=class_samples", "labels=[0]"])
     (folder,) = generate([*where, "format=png", "n=2", "labels=[c d]"])
     assert sorted(file.name for file in (folder / "mean").iterdir()) == ["0-c-d.png", "1-c-d.png"]
-    with pytest.raises(ConfigError, match="labels: unknown class 'wasp' of Folder; expected one of ant, bee, c d"):
+    with pytest.raises(ConfigError, match="labels: unknown class 'wasp' in Folder; expected one of ant, bee, c d"):
         generate([*where, "labels=[wasp]"])
 
 

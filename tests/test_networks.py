@@ -108,9 +108,12 @@ def test_default_depth_reduces_image_to_seven_pixels(side: int, depth: int) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": [4, 4, 4, 4]}, r"channels=\[4, 4, 4, 4\]: must specify at most 3 layers for images of 8×12"),
+        (
+            {"channels": [4, 4, 4, 4]},
+            r"channels=\[4, 4, 4, 4\]: must .* at most 3 layers for images of 8×12 pixels$",
+        ),
         ({"channels": [4, 4], "kernel": [3]}, "kernel=.*: must be a single value or a list .*2 in total"),
-        ({"channels": [4] * 7, "kernel": 3}, "channels=.*: must specify at most 3 layers for images of 8×12"),
+        ({"channels": [4] * 7, "kernel": 3}, "channels=.*: must specify at most 3 layers for images of 8×12 pixels$"),
         ({"channels": [4, 4], "kernel": 4, "stride": 1}, "kernel=4: must be odd for stride=1"),
         ({"channels": [4, 4], "kernel": 2, "stride": [2, 3]}, "kernel=2: must be at least the stride, 3"),
         ({"kernel": [3, 3]}, "channels=null: must be a list if kernel"),

@@ -77,7 +77,7 @@ def test_class_without_test_images_is_reported(digits_run: Run) -> None:
 
 def test_labels_can_be_numbers_or_names(view: View) -> None:
     assert view.numbers([3, "7"]) == [3, 7]
-    with pytest.raises(ValueError, match="unknown class '12' of Digits; expected a number from 0 to 9"):
+    with pytest.raises(ValueError, match="unknown class '12' in Digits; expected a number from 0 to 9"):
         view.numbers([3, 12])
 
 

@@ -29,7 +29,7 @@ WORDS = {  # replacements for pydantic's Python terms, by error type
     "less_than_equal": "at most {le:g}",
     "too_short": "a list of {min_length} or more values",
     "too_long": "a list of {max_length} or fewer values",
-    "string_too_short": "a non-empty string",
+    "string_too_short": "a string of {min_length} or more characters",
     "value_error": "{error}",
 }
 

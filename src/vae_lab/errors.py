@@ -10,7 +10,7 @@ def one_line(text: object) -> str:
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return a hint about an unknown name: the closest option or, if none is close, all options (at most eight).
+    """Return a hint about an unknown name: the closest option, or all options if there are at most eight, or nothing.
 
     >>> did_you_mean("LatentDim", ["latent_dim", "seed"])
     "; did you mean 'latent_dim'?"

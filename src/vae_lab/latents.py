@@ -48,7 +48,7 @@ def plane(values: Tensor, latent_dim: int, dimensions: Sequence[int] = (0, 1)) -
 
 
 def sweep(start: Tensor, values: Tensor, dimensions: Sequence[int]) -> Tensor:
-    """Return latents (K, N, D). In row k, dimension `dimensions[k]` of `start` (D,) takes each of `values` (N,)."""
+    """Return latents (K, N, D). In row k, dimension `dimensions[k]` of `start` (D,) takes the `values` (N,) in turn."""
     swept = start.repeat(len(dimensions), len(values), 1)
     for row, dimension in enumerate(dimensions):
         swept[row, :, dimension] = values
@@ -65,8 +65,9 @@ def spherical(first: Tensor, last: Tensor, steps: int) -> Tensor:
     """Return points (steps, D) on the great circle between two points (D,), endpoints included.
 
     The path is sin((1 - t)ω)/sin ω · first + sin(tω)/sin ω · last (White, arXiv 1609.04468), where ω is the angle
-    between the points. The path is about as far from the origin as most samples from a Gaussian prior. If both
-    endpoints lie on the same line through the origin, the path is the straight line between them.
+    between the points. If both points are equally far from the origin, so is the whole path, whereas the straight line
+    passes closer to the origin, where a Gaussian prior has few samples. If both points lie on the same line through the
+    origin, the path is the straight line between them.
 
     >>> spherical(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), 3).norm(dim=1)
     tensor([1.0000, 1.0000, 1.0000])

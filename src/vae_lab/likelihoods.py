@@ -39,7 +39,7 @@ class Bernoulli(Head):
 
 
 class BernoulliPixels(Independent[BernoulliDistribution]):
-    """Independent Bernoulli pixels whose `log_prob` makes two fewer passes over the data than torch's."""
+    """Independent Bernoulli pixels whose `log_prob` makes two fewer passes over the pixels than torch's."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits, value = torch.broadcast_tensors(self.base_dist.logits, value)

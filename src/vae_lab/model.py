@@ -427,7 +427,7 @@ def plain(parts: Parts) -> VAE:
 
 
 def in_words(likelihood: str, network: str, model: str, has_density: bool, latent_dim: int) -> str:
-    """Return a description of a model, composed of class names: `Bernoulli MLP VAE, z = 2`."""
+    """Return a description of a model, derived from class names: `Bernoulli MLP VAE, z = 2`."""
     kind = model if has_density or not model.endswith("VAE") else f"{model.removesuffix('VAE')}AE"
     return f"{likelihood} {network.removesuffix('Encoder')} {kind}, z = {latent_dim}"
 

@@ -81,9 +81,9 @@ class MLP(nn.Sequential):
 class ConvEncoder(nn.Sequential):
     """Convolutional network that maps images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
 
-    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so
-    that they reduce the size of the feature maps only by their stride. The options from `kernel` to `dropout` each take
-    a single value for all layers or a list with one value per layer.
+    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that
+    only their stride, not their kernel, reduces the size of the feature maps. The options from `kernel` to `dropout`
+    each take a single value for all layers or a list with one value per layer.
 
     Args:
         in_shape: (C, H, W).
@@ -221,7 +221,7 @@ class ConvDecoder(nn.Sequential):
 
 
 def padding(kernel: int, stride: int) -> int:
-    """Return the padding with which a convolution divides the side length by its stride, to within one pixel."""
+    """Return the padding for which the output side length is the input's divided by the stride, to within one pixel."""
     return max(0, (kernel - stride + 1) // 2)
 
 

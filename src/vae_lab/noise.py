@@ -101,7 +101,7 @@ class Masking(Noise):
 
 
 def rotate_and_shift(images: Tensor, degrees: float, pixels: int) -> Tensor:
-    """Randomly rotate each image about its centre and shift it; exposed pixels become black.
+    """Return the images, randomly rotated about their centres and randomly shifted; exposed pixels are black.
 
     Args:
         images: values from 0 to 255 (B, C, H, W), uint8.

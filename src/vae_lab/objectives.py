@@ -1,4 +1,4 @@
-"""Objectives. From one draw, each computes the loss in nats and a dictionary of terms with one value per image (B,)."""
+"""Objectives. From one draw, each computes the loss in nats and a dictionary of terms, (B,) or (B, D)."""
 
 from functools import reduce
 from typing import ClassVar, Literal

@@ -20,7 +20,7 @@ MAX_LOG_SCALE = 10.0  # bound on log σ, which prevents overflow in densities an
 
 
 def softplus_scale(raw_scale: Tensor, min_scale: float) -> Tensor:
-    """Return σ = min_scale + softplus(ρ), at most e^10. Unlike clamping, this keeps a gradient near the bound."""
+    """Return σ = min_scale + softplus(ρ), at most e^10. It keeps a gradient near `min_scale`, unlike clamping."""
     return (min_scale + functional.softplus(raw_scale)).clamp(max=math.exp(MAX_LOG_SCALE))
 
 

@@ -37,7 +37,7 @@ class Data(Protocol):
         """Return the test images at the given indices (M,)."""
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and images of each test batch. The images include the noise used in testing."""
+        """Yield the indices and images for each test step; noise, if any, is that used in testing."""
 
 
 class Codes(NamedTuple):
@@ -118,7 +118,7 @@ class View:
 
     @property
     def center(self) -> str:
-        """Singular noun for the latents that represent a posterior, such as `posterior mean`."""
+        """Singular noun, such as `posterior mean`, for the latents that represent a posterior."""
         return self.vae.center_name
 
     @property
@@ -250,7 +250,7 @@ class View:
             if str(label) not in known:
                 numbers = f"; expected a number from 0 to {len(names) - 1}"
                 hint = numbers if str(label).lstrip("-").isdecimal() else did_you_mean(str(label), names)
-                raise ValueError(f"unknown class '{label}' of {type(self.data).__name__}{hint or numbers}")
+                raise ValueError(f"unknown class '{label}' in {type(self.data).__name__}{hint or numbers}")
         return [known[str(label)] for label in labels]
 
     def batch(self, indices: Tensor) -> Batch:

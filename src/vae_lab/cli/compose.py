@@ -33,7 +33,7 @@ def run_dir(resume: str | None, parent: str) -> str:
 
 
 def fit_for_a_path(name: str) -> str:
-    """Return a name with hyphens in place of the characters that need quoting in Hydra's override syntax."""
+    """Return a name with a hyphen in place of each run of characters that are unusual in the name of a file."""
     return re.sub(r"[^\w.+-]+", "-", name, flags=re.ASCII).strip("-.")
 
 

@@ -96,7 +96,7 @@ def unknown_key(key: str, siblings: Iterable[Any]) -> str:
     hint = did_you_mean(name, sorted(each for each in names if not each.startswith("_")))
     hint = hint.replace("did you mean '", f"did you mean '{parent}{dot}")
     if parent == "trainer":
-        hint = hint or f"; use +{key}=… to pass any other option to Lightning's Trainer"
+        hint = hint or f"; use +{key}=… if this is an option of Lightning's Trainer"
     return f"unknown key '{key}'{hint or '; --help lists the keys'}"
 
 

@@ -190,7 +190,7 @@ def fit(figures: Sequence[dict[str, Any]]) -> None:
 
 
 def captions(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the `look_for` text of each figure, keyed by name; figures in the run's configuration take precedence."""
+    """Return the `look_for` text of each figure, keyed by name. Figures in the run's configuration come first."""
     found: dict[str, str] = {}
     parts = [*config.callbacks.items()]
     if (path / "generated").exists():  # composing takes a tenth of a second

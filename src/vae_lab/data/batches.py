@@ -64,7 +64,7 @@ class Batches(Sampler[Plan]):
 
     @property
     def share(self) -> slice:
-        """The part of the image order that is assigned to this process."""
+        """The slice of the image order that is assigned to this process."""
         whole = self.size - self.size % self.world_size if self.shuffle else self.size
         return slice(self.rank, whole, self.world_size)
 

@@ -77,7 +77,8 @@ class Folder(ImageData):
         names = ", ".join(unreadable[:3]) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
         found = f"{self.root}: {len(unreadable)} of {len(files)} {split} images cannot be read: {names}"
         if not self.skip_unreadable or not kept.any():
-            raise DataError(f"{found}; remove the unreadable images or set data.skip_unreadable=true")
+            hint = "" if self.skip_unreadable else "; remove the unreadable images or set data.skip_unreadable=true"
+            raise DataError(f"{found}{hint}")
         log.warning("%s; skipped", found)
         return images[kept], labels[kept]
 

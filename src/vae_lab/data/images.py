@@ -135,7 +135,7 @@ class ImageData(LightningDataModule, ABC):
             raise ValueError("binarize=static: cannot be combined with rotation or shift; use binarize=dynamic")
         if shift >= min(shape[-2:]):
             raise ValueError(
-                f"shift={shift}: must be less than {min(shape[-2:])}, the shorter side of the image in pixels"
+                f"shift={shift}: must be less than {min(shape[-2:])}, the shorter side of the image, in pixels"
             )
         self.shape = tuple(shape)
         self.classes = classes
@@ -167,7 +167,7 @@ class ImageData(LightningDataModule, ABC):
         return self.batch(self._test().part(indices).to(device), False, dtype)
 
     def test_batches(self, device: torch.device, dtype: torch.dtype) -> Iterator[tuple[Tensor, Batch]]:
-        """Yield the indices and images for each step of testing in a single process. The images include the noise."""
+        """Yield the indices and images for each test step in a single process; noise, if any, is that of the step."""
         for plan in Batches(len(self._test()), self.batch_size, self.seed, shuffle=False):
             seed_device(plan.seed, device)
             yield plan.indices, self.test_batch(plan.indices, device, dtype)
@@ -207,8 +207,8 @@ class ImageData(LightningDataModule, ABC):
 
         Raises:
             DataError: if the images are missing or corrupt.
-            ConfigError: if the images do not have the shape `shape`, or there are too few for the batch size or the
-                validation split.
+            ConfigError: if the images do not have the shape `shape`, if a label is not less than `classes`, or if
+                there are too few images for the batch size or the splits.
         """
         if self.train is not None:
             return

@@ -145,7 +145,7 @@ def _over_epochs(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> 
 
 
 def _heat(axes: Axes, bar: Axes, kl: Mapping[str, Tensor], layer: str, stage: str) -> None:
-    """Plot the KL of each latent dimension in a layer against the epoch; all splits use the same order and colours."""
+    """Draw a heat map of the KL by latent dimension and epoch; all splits use the same order and colours."""
     final = [values[~values.isnan().any(1)][-1] for values in kl.values()]  # an epoch may lack validation metrics
     order = final[-1].argsort(descending=True)
     every = torch.cat([values.nan_to_num(0).flatten() for values in kl.values()])
@@ -177,5 +177,5 @@ def _layer_name(layer: str) -> str:
 
 
 def _term(name: str) -> str:
-    """Return a metric's name without the split: `kl` for `val/kl`."""
+    """Return a metric's name without the split and `_unnormalised`: `kl` for `val/kl`."""
     return name.partition("/")[2].removesuffix("_unnormalised")

@@ -22,7 +22,7 @@ class Figure(BaseModel, ABC):
         name: name of the figure's directory in the run directory.
         every_n_epochs: interval, in epochs, at which to draw the figure during training. The figure is also drawn after
             the last epoch; with None, only then.
-        epochs: epochs after which to draw the figure; None to use `every_n_epochs`.
+        epochs: the only epochs after which to draw the figure; None to use `every_n_epochs`.
         optional: whether to omit the figure, instead of raising an error, if it does not apply to the model.
         seed: seed for the figure's random numbers. It is the same in every epoch, so that figures are comparable.
 
@@ -46,7 +46,7 @@ class Figure(BaseModel, ABC):
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-            raise ValueError("a string of letters, digits, '.', '_' and '-'")
+            raise ValueError("letters, digits, '.', '_' and '-', and not start with '.' or '-'")
         return name
 
     def draw(self, view: View) -> Drawn:

@@ -143,7 +143,7 @@ def latent_bars(
     Args:
         images: inputs to the encoder (N, C, H, W).
         mean: posterior means (N, D).
-        std: posterior standard deviations (N, D); None if the posterior has none.
+        std: posterior standard deviations (N, D); None for a point posterior or if they have no closed form.
         reconstructions: mean reconstructions (N, C, H, W).
         center: name of the values in `mean`, used to label the bars.
         title: title of the figure.

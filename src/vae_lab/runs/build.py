@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -24,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vae_lab.checks import checked, in_one_line
 from vae_lab.data import ImageData
 from vae_lab.data.images import ImageShape
-from vae_lab.errors import ConfigError, one_line
+from vae_lab.errors import ConfigError, did_you_mean, one_line
 from vae_lab.model import BaseVAE, Batch, Head, Parts, as_tuple
 from vae_lab.networks import Network, Shape
 from vae_lab.training.compiled import Compiled
@@ -103,7 +104,7 @@ def image_shape(shape: ImageShape) -> tuple[int, ...]:
 
 @checked
 def check_optimizer(lr: PositiveFloat = 1.0, weight_decay: NonNegativeFloat = 0.0, **others: Any) -> None:
-    """Reject options that torch accepts but that prevent training, such as a learning rate of 0."""
+    """Reject option values that torch accepts but that prevent training, such as a learning rate of 0."""
 
 
 @checked
@@ -148,7 +149,7 @@ def blame(group: str, only_lightning: bool = False) -> Iterator[None]:
         only_lightning: whether to convert only errors that Lightning itself raises, not those from code that it calls.
 
     Raises:
-        ConfigError: in place of the original error.
+        ConfigError: in place of an error that is converted; other errors are not changed.
     """
     try:
         yield
@@ -209,8 +210,8 @@ def check(config: DictConfig, module: VAEModule, likelihood: Head) -> None:
     mixed = str(config.trainer.get("precision")).endswith("-mixed")
     if mixed and config.trainer.get("gradient_clip_val") is not None and config.optimizer.get("fused"):
         raise ConfigError(
-            "optimizer.fused=true: not supported if trainer.gradient_clip_val is set and trainer.precision is mixed; "
-            "set optimizer.fused=false"
+            "optimizer.fused=true: not supported if trainer.gradient_clip_val is set and trainer.precision is a mixed "
+            "precision; set optimizer.fused=false"
         )
     scheduler = config.scheduler
     if scheduler.get("monitor") == "validation" and not validates(config):
@@ -265,6 +266,10 @@ def part(key: str, described: Any) -> Any:
     try:
         return _locate(str(target))  # hydra.utils.get_object would also log the error
     except Exception as error:  # importing a module can raise any error
+        module, _, name = str(target).rpartition(".")
+        if module in sys.modules and not hasattr(sys.modules[module], name):
+            hint = did_you_mean(name, dir(sys.modules[module]))
+            raise ConfigError(f"{key}._target_={target}: not found in {module}{hint}") from error
         cause = error.__cause__ or error  # without Hydra's text
         raise ConfigError(f"{key}._target_={target}: cannot be imported: {type(cause).__name__}: {cause}") from error
 

@@ -58,7 +58,7 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
             allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
             allowed = allowed.replace("trainer.*", "trainer.* (except trainer.precision)")
-            raise ConfigError(f"{key}: cannot be changed on resume; only {allowed} and figure options can be")
+            raise ConfigError(f"{key}: cannot be changed on resume; only {allowed} and figure options can be changed")
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]
             siblings = OmegaConf.select(stored, parent) if parent else stored

@@ -98,8 +98,8 @@ def restore(module: LightningModule, path: Path) -> dict[str, Any]:
     The module stays on its device and is converted to the precision of the checkpoint's weights.
 
     Raises:
-        DataError: if the checkpoint is corrupt, belongs to a different model, or contains anything except
-            tensors and plain values.
+        DataError: if the checkpoint is corrupt, belongs to a different model, or contains objects other
+            than tensors and plain values.
     """
     checkpoint = read(path)
     try:
@@ -120,6 +120,6 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise DataError(f"{path}: corrupt, or contains anything but tensors and plain values") from error
+        raise DataError(f"{path}: corrupt, or contains objects other than tensors and plain values") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(f"{path}: corrupt checkpoint ({type(error).__name__})") from error

@@ -67,7 +67,7 @@ class Curves(_Rows):
 
 
 class Lines(_Rows):
-    """Prints the metrics of each epoch on one line, for output without a progress bar.
+    """Prints the metrics of an epoch on one line, for output without a progress bar.
 
     Args:
         every: number of epochs between lines; the first and last epochs are always printed.

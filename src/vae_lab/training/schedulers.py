@@ -51,7 +51,7 @@ class Plateau(ReduceLROnPlateau):
         patience: number of epochs without improvement to tolerate.
         threshold: smallest decrease in the loss that counts as an improvement, in nats. It is absolute, not relative,
             because a negative log-density can have either sign.
-        cooldown: number of epochs after each reduction in which a lack of improvement is not counted.
+        cooldown: number of epochs, after each reduction, for which a lack of improvement is not counted.
         min_lr: lower bound on the learning rate.
     """
 
