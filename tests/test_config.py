@@ -116,9 +116,14 @@ def test_override_precedes_preset_and_preset_precedes_default() -> None:
 
 @pytest.mark.parametrize(
     ("command", "option"),
-    [("train", "experiment=nonsense"), ("generate", "data=nonsense"), ("evaluate", "data=nonsense")],
+    [
+        ("train", "experiment=nonsense"),
+        ("train", "callbacks=[curves,nonsense]"),
+        ("generate", "data=nonsense"),
+        ("evaluate", "data=nonsense"),
+    ],
 )
-def test_unknown_name_in_optional_group_is_rejected(command: str, option: str) -> None:
+def test_unknown_component_or_preset_is_rejected(command: str, option: str) -> None:
     with pytest.raises(ConfigError, match=r"nonsense: unknown"):
         compose(command, [option])
 

@@ -50,10 +50,10 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text, cause = str(error), error.__cause__
     if isinstance(error, OverrideParseException):
         return explain_syntax(error.override, text)
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
         kind = "preset" if group in PRESETS else "component"
-        hint = did_you_mean(name, [option for option in error.options if not option.startswith("_")])
+        hint = did_you_mean(name, [option for option in error.options or () if not option.startswith("_")])
         return f"{group}={name}: unknown {kind}{hint or f'; --help lists the available {kind}s'}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
         return unknown_key(str(cause.full_key), cause.parent_node if isinstance(cause.parent_node, DictConfig) else ())
