@@ -365,7 +365,7 @@ def test_only_rank_zero_draws(view: View, digits_run: Run, tmp_path: Path) -> No
         (["callbacks.samples.optional=maybe"], "callbacks.samples.optional=maybe: must be true or false"),
         (["callbacks.samples.seed=-1"], "callbacks.samples.seed=-1: must be at least 0"),
         (["callbacks.samples.foo=3"], "unknown key 'callbacks.samples.foo'"),
-        (["+callbacks.samples.name=../x"], "callbacks.samples.name=../x: must be letters, digits"),
+        (["+callbacks.samples.name=../x"], "callbacks.samples.name=../x: must be a name of letters, digits"),
         (["callbacks.manifold.n=101"], "callbacks.manifold.n=101: must be at most 100"),
         (
             ["callbacks.manifold.quantiles=[0.9,0.1]"],

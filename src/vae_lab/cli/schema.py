@@ -45,7 +45,8 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
             raise ValueError(
-                f"name={self.name}: must consist of letters, digits, '.', '_' and '-', and not start with '.' or '-'"
+                f"name={self.name}: must consist only of letters, digits, '.', '_' and '-', "
+                "and must not start with '.' or '-'"
             )
 
 

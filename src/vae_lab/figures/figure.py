@@ -46,7 +46,7 @@ class Figure(BaseModel, ABC):
     @classmethod
     def _is_a_file_name(cls, name: str) -> str:
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-            raise ValueError("letters, digits, '.', '_' and '-', and not start with '.' or '-'")
+            raise ValueError("a name of letters, digits, '.', '_' and '-' that does not start with '.' or '-'")
         return name
 
     def draw(self, view: View) -> Drawn:

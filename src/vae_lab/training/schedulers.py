@@ -48,7 +48,7 @@ class Plateau(ReduceLROnPlateau):
             ELBO, or the negative validation log-likelihood if the model has no ELBO. With `validation`, epochs without
             validation are not counted.
         factor: factor by which the learning rate is multiplied, 0 < factor < 1.
-        patience: number of epochs without improvement to tolerate.
+        patience: number of epochs to tolerate without improvement.
         threshold: smallest decrease in the loss that counts as an improvement, in nats. It is absolute, not relative,
             because a negative log-density can have either sign.
         cooldown: number of epochs, after each reduction, for which a lack of improvement is not counted.
