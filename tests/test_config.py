@@ -162,7 +162,7 @@ FOLDER = ["data=folder", "data.root=images", "data.shape=[1,8,8]"]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["name=a/b"], "name=a/b: must consist only of letters, digits"),
+        (["name=a/b"], "name=a/b: must be a name of letters, digits"),
         (["latent_dim=0"], "latent_dim=0: must be greater than 0"),
         (["seed=4294967296"], "seed=4294967296: must be less than 4294967296"),
         (["print_every=0"], "print_every=0: must be greater than 0"),

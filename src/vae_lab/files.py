@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file in the same directory, which is renamed to `path` on success and deleted on failure."""
+    """Yield the path of a temporary file next to `path`. On success, it replaces `path`; on failure, it is deleted."""
     temporary = path.with_suffix(".tmp")
     try:
         yield temporary

@@ -81,9 +81,9 @@ class MLP(nn.Sequential):
 class ConvEncoder(nn.Sequential):
     """Convolutional network that maps images (N, C, H, W) to (N, *out_shape): convolutions, then a linear network.
 
-    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that
-    only their stride, not their kernel, reduces the size of the feature maps. The options from `kernel` to `dropout`
-    each take a single value for all layers or a list with one value per layer.
+    Each layer is convolution → norm → activation → max-pooling → dropout. Convolutions are padded so that only
+    their stride, not their kernel, reduces the size of the feature maps. The options from `kernel` to `dropout` each
+    take a single value for all layers or a list with one value per layer.
 
     Args:
         in_shape: (C, H, W).

@@ -1,4 +1,4 @@
-"""Objectives. From one draw, each computes the loss in nats and a dictionary of terms, (B,) or (B, D)."""
+"""Objectives: callables that compute the loss in nats, and named terms (B,) or (B, D), from one draw."""
 
 from functools import reduce
 from typing import ClassVar, Literal

@@ -44,10 +44,8 @@ class Config:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
-            raise ValueError(
-                f"name={self.name}: must consist only of letters, digits, '.', '_' and '-', "
-                "and must not start with '.' or '-'"
-            )
+            expected = "a name of letters, digits, '.', '_' and '-' that does not start with '.' or '-'"
+            raise ValueError(f"name={self.name}: must be {expected}")
 
 
 @dataclass

@@ -10,7 +10,7 @@ def relative(path: Path) -> Path:
 
 
 def table(results: dict[str, float]) -> str:
-    """Return a table of metrics named `stage/name`, with one row per name and one column per stage."""
+    """Return a table of metrics named `split/term`, with one row per term and one column per split."""
     if not results:
         return "no metrics"
     stages, names = (list(dict.fromkeys(parts)) for parts in zip(*(key.split("/") for key in results), strict=True))

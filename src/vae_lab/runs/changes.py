@@ -16,7 +16,9 @@ from vae_lab.figures import Figure
 from vae_lab.runs.build import class_of, plain
 from vae_lab.runs.directory import is_new, stored_config
 
-MAY_CHANGE = ("trainer.", "logger.", "print_every", "checkpoint_every", "data.root", "data.num_workers")  # on resume
+# prefixes of the keys that can be changed on resume, and their names in messages
+MAY_CHANGE = {"trainer.": "trainer.* (except trainer.precision)", "logger.": "logger.*"}
+MAY_CHANGE |= {key: key for key in ("print_every", "checkpoint_every", "data.root", "data.num_workers")}
 
 SAME = {  # equivalent torch classes in the configurations of earlier runs
     "torch.optim.lr_scheduler.MultiStepLR": "vae_lab.training.schedulers.Step",
@@ -55,9 +57,8 @@ def resumed_config(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if key == "resume" or key.startswith("hydra."):
             continue
         figure = key.startswith("callbacks.") and is_figure(OmegaConf.select(stored, ".".join(key.split(".")[:2])))
-        if not (figure or key.startswith(MAY_CHANGE)) or key == "trainer.precision":
-            allowed = ", ".join(f"{each}*" if each.endswith(".") else each for each in MAY_CHANGE)
-            allowed = allowed.replace("trainer.*", "trainer.* (except trainer.precision)")
+        if not (figure or key.startswith(tuple(MAY_CHANGE))) or key == "trainer.precision":
+            allowed = ", ".join(MAY_CHANGE.values())
             raise ConfigError(f"{key}: cannot be changed on resume; only {allowed} and figure options can be changed")
         if OmegaConf.select(stored, key, default=MISSING) == MISSING:
             parent = key.rpartition(".")[0]

@@ -167,7 +167,7 @@ def read_history(folder: Path) -> History:
 
 
 def place(column: str) -> tuple[int, str, str, int]:
-    """Return the sort key of a column in `kl_per_dimension.csv`: length of layer name, layer name, stage, dimension.
+    """Return the sort key of a column in `kl_per_dimension.csv`: length of layer name, layer name, split, dimension.
 
     Sorting by length puts layer10 after layer2. Column names are of the form `train/0` if there is one stochastic
     layer, and `train/layer1/0` otherwise.
